@@ -1,0 +1,82 @@
+"""The register of errata: data/errata/<section>.json, one list of entries per section of the article.
+
+An entry is an object with these fields, all strings:
+
+    id          "E21": the erratum's number; or "L278": the line of the printed program that fails. Unique over all files.
+    section     "5.2": the sub-section of the article (the file's section; an erratum that touches several stands once,
+                in the first section whose file exists)
+    lines       "204" or "225, 287, 330" or "46–74": lines of the article
+    printed     what the article says, in English
+    printed_zh  optional: the Chinese words themselves, a few
+    right       what is right
+    source      paper and section, or the documentation, or "executed: Keras 3.15"; no links that rot
+    chapter     "05_1_listing.ipynb#E21": notebook in chapters/ and the id (or a tag) of the code cell that shows it
+    test        "tests/test_errata_05.py::test_e21_python_version": the test that proves it
+
+A code erratum's test runs the article's own lines, asserts that they fail for the stated reason, then that ours works; a
+mathematical one is a numeric proof. After editing a file: `python data/make_errata.py`, which writes ERRATA.md.
+"""
+
+import ast
+import json
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+FILES = sorted((ROOT / "data" / "errata").glob("*.json"))
+ENTRIES = [(path.stem, entry) for path in FILES for entry in json.loads(path.read_text(encoding="utf-8"))]
+REQUIRED = {"id", "section", "lines", "printed", "right", "source", "chapter", "test"}
+PATTERNS = {
+    "id": r"[EL]\d+[a-z]?",
+    "section": r"\d(\.\d(\(\d\))?)?",
+    "lines": r"\d+(–\d+)?(, \d+(–\d+)?)*",
+    "chapter": r"\d\d_\w+\.ipynb#[\w-]+",
+    "test": r"tests/test_\w+\.py::test_\w+",
+}
+
+each_erratum = pytest.mark.parametrize("section, erratum", ENTRIES, ids=[entry["id"] for _, entry in ENTRIES])
+
+
+def test_sections_present():
+    assert {"03", "04", "05"} <= {path.stem for path in FILES}
+
+
+def test_ids_are_unique():
+    ids = [entry["id"] for _, entry in ENTRIES]
+    assert len(ids) == len(set(ids))
+
+
+@each_erratum
+def test_fields(section, erratum):
+    assert REQUIRED <= set(erratum) <= REQUIRED | {"printed_zh"}
+    assert all(isinstance(value, str) and value.strip() == value and value for value in erratum.values())
+    for field, pattern in PATTERNS.items():
+        assert re.fullmatch(pattern, erratum[field]), f"{erratum['id']}: {field} = {erratum[field]!r}"
+    assert erratum["section"].startswith(str(int(section)))
+
+
+@each_erratum
+def test_chapter_cell_exists_and_was_executed(section, erratum):
+    notebook, cell_id = erratum["chapter"].split("#")
+    cells = json.loads((ROOT / "chapters" / notebook).read_text(encoding="utf-8"))["cells"]
+    named = [cell for cell in cells if cell_id == cell["id"] or cell_id in cell["metadata"].get("tags", [])]
+    assert len(named) == 1, f"{erratum['id']}: {len(named)} cells called {cell_id} in {notebook}"
+    assert named[0]["cell_type"] == "code" and named[0]["execution_count"]
+
+
+@each_erratum
+def test_test_exists(section, erratum):
+    path, name = erratum["test"].split("::")
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    function = next((node for node in tree.body if isinstance(node, ast.FunctionDef) and node.name == name), None)
+    assert function is not None, f"{erratum['id']}: no {erratum['test']}"
+    asserting = [n for n in ast.walk(function) if isinstance(n, ast.Assert | ast.With) or "assert" in ast.dump(n)[:80]]
+    assert asserting, f"{erratum['test']} asserts nothing"
+
+
+def test_errata_page_is_up_to_date():
+    render = runpy.run_path(str(ROOT / "data" / "make_errata.py"))["render"]
+    assert (ROOT / "ERRATA.md").read_text(encoding="utf-8") == render(), "run: python data/make_errata.py"
