@@ -1,0 +1,132 @@
+"""The Transformer decoder block and its cache (article section 3)."""
+
+import keras
+from keras import ops
+
+from companion.attention import MultiHeadAttention, causal_mask
+from companion.encoder import FeedForward
+
+
+@keras.saving.register_keras_serializable("companion")
+class DecoderBlock(keras.layers.Layer):
+    """Causal self-attention, attention to the source, then a feed-forward network, each added to its input.
+
+    `step` computes the same for a few new positions at a time, reading the earlier ones from a cache.
+
+    Args:
+        model_dim: Width M; divisible by num_heads.
+        num_heads: Attention heads H.
+        hidden_dim: Inner width of the feed-forward network.
+        dropout: Fraction dropped of the attention weights and of each sum's new term, 0 <= dropout < 1.
+        cross_attention: False leaves out the attention to the source: a decoder-only block, as in GPT.
+    Call arguments:
+        target: (B, T, M) float.
+        source: (B, S, M) float, the encoder's output; needed if and only if cross_attention.
+        attention_mask: bool, broadcastable to (B, T, T): further limits to the self-attention, which is
+            always causal; True = may attend.
+        source_mask: bool, broadcastable to (B, T, S), e.g. (B, 1, S) from `padding_mask`; True = may attend.
+    Returns:
+        (B, T, M) float.
+    Raises:
+        ValueError: num_heads does not divide model_dim; source missing, or given to a decoder-only block.
+    Source: Vaswani et al. 2017, section 3.1. Differs: normalizes first (Xiong et al. 2020), so that a stack
+    of blocks ends with one more LayerNormalization.
+    """
+
+    def __init__(self, model_dim, num_heads, hidden_dim, dropout=0.0, cross_attention=True, **kwargs):
+        super().__init__(**kwargs)
+        policy = self.dtype_policy
+        self.model_dim, self.num_heads, self.cross_attention = model_dim, num_heads, cross_attention
+        self.self_attention_norm = self._norm("self_attention_norm")
+        self.self_attention = MultiHeadAttention(model_dim, num_heads, dropout, name="self_attention", dtype=policy)
+        if cross_attention:
+            self.source_attention_norm = self._norm("source_attention_norm")
+            self.source_attention = MultiHeadAttention(
+                model_dim, num_heads, dropout, name="source_attention", dtype=policy
+            )
+        self.feed_forward_norm = self._norm("feed_forward_norm")
+        self.feed_forward = FeedForward(model_dim, hidden_dim, name="feed_forward", dtype=policy)
+        self.dropout = keras.layers.Dropout(dropout, dtype=policy)
+
+    def _norm(self, name):
+        return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=self.dtype_policy)
+
+    def build(self, target_shape, source_shape=None):
+        layers = [self.self_attention_norm, self.self_attention, self.feed_forward_norm, self.feed_forward]
+        for layer in layers + [self.source_attention_norm] * self.cross_attention:
+            layer.build(target_shape)
+        if self.cross_attention:
+            self.source_attention.build(target_shape, source_shape)
+
+    def call(self, target, source=None, attention_mask=None, source_mask=None, training=None):
+        target, _ = self._attend_to_target(target, attention_mask, training)
+        target, _ = self._attend_to_source(target, self.project_source(source), source_mask, training)
+        return self._transform(target, training)
+
+    def attention_weights(self, target, source=None, attention_mask=None, source_mask=None):
+        """The weights that a call with the same arguments uses.
+
+        Returns:
+            self_weights: (B, H, T, T) float.
+            source_weights: (B, H, T, S) float; None if decoder-only.
+        """
+        target, self_weights = self._attend_to_target(target, attention_mask)
+        _, source_weights = self._attend_to_source(target, self.project_source(source), source_mask)
+        return self_weights, source_weights
+
+    def project_source(self, source):
+        """Keys and values of the source, (B, H, S, D) each, the same for every step; None if decoder-only."""
+        if (source is not None) != self.cross_attention:
+            need = "given to" if self.cross_attention else "left out of"
+            raise ValueError(f"source must be {need} a block with cross_attention={self.cross_attention}.")
+        return self.source_attention.project(source) if self.cross_attention else None
+
+    def start_cache(self, batch_size, length):
+        """An empty cache with room for `length` positions: keys and values, (B, H, length, D) zeros each."""
+        shape = (batch_size, self.num_heads, length, self.model_dim // self.num_heads)
+        return ops.zeros(shape, self.compute_dtype), ops.zeros(shape, self.compute_dtype)
+
+    def step(self, target, cache, position, source_pair=None, source_mask=None):
+        """A call for new positions only.
+
+        Args:
+            target: (B, N, M) float, the N new positions.
+            cache: Keys and values from `start_cache` or an earlier step.
+            position: Index of the first new position, int or scalar int tensor; position + N <= the cache's length.
+            source_pair: What `project_source` returned.
+            source_mask: bool, broadcastable to (B, N, S).
+        Returns:
+            (B, N, M) float, and the cache with the new positions written into it.
+        """
+        normalized = self.self_attention_norm(target)
+        cache = tuple(
+            ops.slice_update(old, (0, 0, position, 0), new)
+            for old, new in zip(cache, self.self_attention.project(normalized), strict=True)
+        )
+        new_positions = position + ops.arange(target.shape[1])
+        attention_mask = ops.arange(cache[0].shape[2])[None, :] <= new_positions[:, None]
+        attended, _ = self.self_attention.attend(normalized, *cache, attention_mask)
+        target, _ = self._attend_to_source(target + attended, source_pair, source_mask)
+        return self._transform(target), cache
+
+    def _attend_to_target(self, target, attention_mask, training=None):
+        mask = causal_mask(ops.shape(target)[1])
+        if attention_mask is not None:
+            mask = ops.logical_and(mask, attention_mask)
+        normalized = self.self_attention_norm(target)
+        attended, weights = self.self_attention(normalized, attention_mask=mask, training=training)
+        return target + self.dropout(attended, training=training), weights
+
+    def _attend_to_source(self, target, source_pair, source_mask, training=None):
+        if not self.cross_attention:
+            return target, None
+        normalized = self.source_attention_norm(target)
+        attended, weights = self.source_attention.attend(normalized, *source_pair, source_mask, training=training)
+        return target + self.dropout(attended, training=training), weights
+
+    def _transform(self, target, training=None):
+        transformed = self.feed_forward(self.feed_forward_norm(target), training=training)
+        return target + self.dropout(transformed, training=training)
+
+    def compute_output_shape(self, target_shape, source_shape=None):
+        return target_shape
