@@ -19,6 +19,10 @@ BACKENDS := $(VENV)-backends/.torch-$(call checksum,requirements.txt requirement
 # The tests of the layers; other test files may import what only the book's environment holds.
 BACKEND_TESTS = -m backend $(shell grep -l 'mark\.backend' tests/test_*.py)
 
+# JupyterLab fetches neither news nor a list of extensions.
+OFFLINE = --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate \
+	--LabApp.extension_manager=readonly
+
 export JUPYTER_PREFER_ENV_PATH := 1
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -31,8 +35,7 @@ help: ## list the targets
 setup: $(BOOK) ## install the book's environment into .venv
 
 lab: $(BOOK) ## open the book in JupyterLab
-	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/chapters --LabApp.news_url=None \
-		--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $(LAB)
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/chapters $(OFFLINE) $(LAB)
 
 chapters: $(BOOK) ## execute the chapters and write their outputs (one: CHAPTER=05)
 	$(BIN)/python chapters/run.py $(CHAPTER)
@@ -54,6 +57,9 @@ format: $(TEST) ## mend the style of code and notebooks
 
 bench: $(BENCH) ## measure what the README quotes
 	for script in benchmarks/*.py; do $(BIN)/python $$script || exit 1; done
+
+.PHONY: ready
+ready: $(TEST) # all that lint and test need: the image runs them offline
 
 # Newest versions instead of the locked ones: make lock LOCK=--upgrade
 COMPILE = $(UV) pip compile --quiet --universal --python-version 3.11 --fork-strategy fewest --generate-hashes \
