@@ -4,7 +4,7 @@ import keras
 from keras import ops
 
 from companion.attention import MultiHeadAttention, causal_mask
-from companion.encoder import FeedForward
+from companion.encoder import FeedForward, check_width
 
 
 @keras.saving.register_keras_serializable("companion")
@@ -28,7 +28,8 @@ class DecoderBlock(keras.layers.Layer):
     Returns:
         (B, T, M) float.
     Raises:
-        ValueError: num_heads does not divide model_dim; source missing, or given to a decoder-only block.
+        ValueError: num_heads does not divide model_dim; target has another width; source missing, or given to a
+            decoder-only block.
     Source: Vaswani et al. 2017, section 3.1. Differs: normalizes first (Xiong et al. 2020), so that a stack
     of blocks ends with one more LayerNormalization.
     """
@@ -52,10 +53,13 @@ class DecoderBlock(keras.layers.Layer):
         return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=self.dtype_policy)
 
     def build(self, target_shape, source_shape=None):
+        check_width("target", target_shape, self.model_dim)
+        self._check_source(source_shape)
         layers = [self.self_attention_norm, self.self_attention, self.feed_forward_norm, self.feed_forward]
-        for layer in layers + [self.source_attention_norm] * self.cross_attention:
+        for layer in layers:
             layer.build(target_shape)
         if self.cross_attention:
+            self.source_attention_norm.build(target_shape)
             self.source_attention.build(target_shape, source_shape)
 
     def call(self, target, source=None, attention_mask=None, source_mask=None, training=None):
@@ -76,9 +80,7 @@ class DecoderBlock(keras.layers.Layer):
 
     def project_source(self, source):
         """Keys and values of the source, (B, H, S, D) each, the same for every step; None if decoder-only."""
-        if (source is not None) != self.cross_attention:
-            need = "given to" if self.cross_attention else "left out of"
-            raise ValueError(f"source must be {need} a block with cross_attention={self.cross_attention}.")
+        self._check_source(source)
         return self.source_attention.project(source) if self.cross_attention else None
 
     def start_cache(self, batch_size, length):
@@ -108,6 +110,11 @@ class DecoderBlock(keras.layers.Layer):
         attended, _ = self.self_attention.attend(normalized, *cache, attention_mask)
         target, _ = self._attend_to_source(target + attended, source_pair, source_mask)
         return self._transform(target), cache
+
+    def _check_source(self, source):
+        if (source is not None) != self.cross_attention:
+            need = "given to" if self.cross_attention else "left out of"
+            raise ValueError(f"source must be {need} a block with cross_attention={self.cross_attention}.")
 
     def _attend_to_target(self, target, attention_mask, training=None):
         mask = causal_mask(ops.shape(target)[1])

@@ -5,6 +5,12 @@ import keras
 from companion.attention import MultiHeadAttention
 
 
+def check_width(name: str, shape, model_dim: int):
+    """Refuse a tensor that a block cannot add to its output; a width of 1 would pass unnoticed, by broadcasting."""
+    if shape[-1] != model_dim:
+        raise ValueError(f"{name} must have width model_dim={model_dim}; received shape {tuple(shape)}.")
+
+
 @keras.saving.register_keras_serializable("companion")
 class FeedForward(keras.layers.Layer):
     """Two dense layers with a nonlinearity between them, applied to each position alone.
@@ -53,7 +59,7 @@ class EncoderBlock(keras.layers.Layer):
     Returns:
         (B, S, M) float.
     Raises:
-        ValueError: num_heads does not divide model_dim.
+        ValueError: num_heads does not divide model_dim, or source has another width.
     Source: Vaswani et al. 2017, section 3.1. Differs: normalizes first (Xiong et al. 2020), so that a stack
     of blocks ends with one more LayerNormalization.
     """
@@ -61,6 +67,7 @@ class EncoderBlock(keras.layers.Layer):
     def __init__(self, model_dim, num_heads, hidden_dim, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
         policy = self.dtype_policy
+        self.model_dim = model_dim
         self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm", dtype=policy)
         self.attention = MultiHeadAttention(model_dim, num_heads, dropout, name="attention", dtype=policy)
         self.feed_forward_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="feed_forward_norm", dtype=policy)
@@ -68,6 +75,7 @@ class EncoderBlock(keras.layers.Layer):
         self.dropout = keras.layers.Dropout(dropout, dtype=policy)
 
     def build(self, source_shape):
+        check_width("source", source_shape, self.model_dim)
         for layer in (self.attention_norm, self.attention, self.feed_forward_norm, self.feed_forward):
             layer.build(source_shape)
 
