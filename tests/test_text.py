@@ -1,8 +1,6 @@
 import json
 import os
 import stat
-import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -27,13 +25,6 @@ def words():
 
 def regular(text):
     return " ".join(text.split())
-
-
-def python(code, *arguments, **environment):
-    """Runs code in a fresh process, on the backend that starts fastest."""
-    environment = {**os.environ, "KERAS_BACKEND": "numpy", **environment}
-    command = [sys.executable, "-c", code, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
 
 
 # Subwords
@@ -73,13 +64,11 @@ def test_digits_can_stay_apart():
     assert split.decode(split.encode("in 1974")) == "in 1974"
 
 
-def test_subword_training_repeats_in_another_process(tmp_path):
+def test_subword_training_repeats_in_another_process(fresh_python, tmp_path):
     texts = ["abc bcd cde abd", "我爱北京"] * 5
-    code = (
-        "import sys; from companion.text import SubwordTokenizer;"
-        f"SubwordTokenizer.train({texts}, 300).save(sys.argv[1])"
-    )
-    python(code, tmp_path / "theirs", PYTHONHASHSEED="7")
+    path = str(tmp_path / "theirs")
+    code = f"from companion.text import SubwordTokenizer as S; S.train({texts}, 300).save({path!r})"
+    fresh_python(code, PYTHONHASHSEED="7", KERAS_BACKEND="numpy")  # the backend that starts fastest
     SubwordTokenizer.train(texts, 300).save(tmp_path / "ours")
     assert (tmp_path / "ours").read_bytes() == (tmp_path / "theirs").read_bytes()
 
@@ -177,15 +166,13 @@ def test_counts_as_keras_does(words):
     np.testing.assert_array_equal(ours == words.padding_id, theirs == 0)
 
 
-def test_jieba_keeps_its_cache_with_the_user(tmp_path):
-    code = (
-        "from companion.text import WordTokenizer as W;"
-        "print(W.train(['我爱北京天安门'], 'zh', 'jieba').vocabulary_size)"
-    )
+def test_jieba_keeps_its_cache_with_the_user(fresh_python, tmp_path):
+    code = "from companion import WordTokenizer as W; print(W.train(['我'], 'zh', 'jieba').split('天安门'))"
     temporary = tmp_path / "shared"
     temporary.mkdir()
-    done = python(code, COMPANION_CACHE=str(tmp_path / "cache"), TMPDIR=str(temporary))
-    assert done.stdout.strip() == "8" and "jieba" not in done.stderr.lower()
+    cache = str(tmp_path / "cache")
+    printed = fresh_python(code, COMPANION_CACHE=cache, TMPDIR=str(temporary), KERAS_BACKEND="numpy")
+    assert printed.strip() == "['天安门']"
     assert not list(temporary.iterdir())
     folder = tmp_path / "cache" / "jieba"
     assert [file.name for file in folder.iterdir()] == ["jieba.cache"]
