@@ -21,7 +21,8 @@ ORDER = (
     *("splits", "prose", "download", "sources", "library", "parallel", "data"),
     "word_vectors",
     *("embedding", "attention", "encoder", "decoder", "models"),
-    *("pretraining", "finetuning", "generation", "evaluation", "visualization", "classification"),
+    *("pretraining", "finetuning", "generation", "evaluation", "visualization"),
+    *("artifact", "labeled", "classification"),
     *("__init__", "__main__"),
 )
 LAYERS = {"embedding", "attention", "encoder", "decoder", "models", "generation"}
