@@ -13,10 +13,10 @@ HEAD = """# Errata of the article
 
 <!-- Written by data/make_errata.py from data/errata/*.json; edit those. -->
 
-What the article prints, what is right, and where this book proves it: each entry names a chapter cell that shows it and
-a test that fails if the correction stops being true. Entries named `E…` are errors of statement or design; entries named
-`L…` are lines of the printed program that fail, or do nothing, when they are run as printed. "Line" counts lines of the
-article.
+What the article prints, what is right, and where this book proves it: each entry names a chapter's cell that
+shows it, and a test that fails should the correction stop being true. Entries `E…` are errors of statement or
+design; entries `L…` are lines of the printed program that fail, or do nothing, when they run as printed.
+Line numbers are the article's.
 """
 
 
@@ -31,15 +31,17 @@ def render_entry(entry: dict) -> str:
     test_file, test = entry["test"].split("::")
     printed = entry["printed"] + (f" （原文：“{entry['printed_zh']}”）" if entry.get("printed_zh") else "")
     plural = "s" if any(mark in entry["lines"] for mark in ",–") else ""
-    return "\n".join([
-        f"### {entry['id']} · section {entry['section']}, line{plural} {entry['lines']}",
-        "",
-        f"- **Printed:** {printed}",
-        f"- **Right:** {entry['right']}",
-        f"- **Source:** {entry['source']}",
-        f"- **Shown in:** [{notebook}](chapters/{notebook}), cell `{cell}`",
-        f"- **Held by:** [`{test}`]({test_file})",
-    ])
+    return "\n".join(
+        [
+            f"### {entry['id']} · section {entry['section']}, line{plural} {entry['lines']}",
+            "",
+            f"- **Printed:** {printed}",
+            f"- **Right:** {entry['right']}",
+            f"- **Source:** {entry['source']}",
+            f"- **Shown in:** [{notebook}](chapters/{notebook}), cell `{cell}`",
+            f"- **Held by:** [`{test}`]({test_file})",
+        ]
+    )
 
 
 def render(folder: Path = ROOT / "data" / "errata") -> str:
