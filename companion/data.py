@@ -54,6 +54,7 @@ __all__ = [
     "topics",
     "translation_pairs",
 ]
+
 if TYPE_CHECKING:
     import tensorflow as tf  # imported where used: the corpora need no TensorFlow
 
@@ -120,7 +121,7 @@ def sequence_batches(
         batch_size: Pairs in a batch, B; the last batch of each length may be smaller.
         boundaries: The lengths L to pad to, increasing.
         shuffle: Another order in each pass.
-        seed: Equal seeds give equal orders.
+        seed: Equal seeds give equal orders, as long as Keras's global seed is equal too.
         drop_remainder: Leave the smaller last batches out: fewer shapes to compile. For training only.
     Returns:
         tf.data.Dataset of (inputs, labels, weights). inputs: a dictionary of source_tokens and target_tokens,
@@ -152,10 +153,8 @@ def sequence_batches(
     def length(inputs, labels, weights):
         return tf.maximum(tf.size(inputs["source_tokens"]), tf.size(labels))
 
-    rows = tf.data.Dataset.from_tensor_slices({"source": _ragged(sources), "target": _ragged(targets)}).map(
-        shifted
-    )
-    return _bucketed(rows, length, batch_size, boundaries, shuffle, seed, drop_remainder)
+    rows = tf.data.Dataset.from_tensor_slices({"source": _ragged(sources), "target": _ragged(targets)})
+    return _bucketed(rows.map(shifted), length, batch_size, boundaries, shuffle, seed, drop_remainder)
 
 
 def text_batches(
@@ -175,7 +174,7 @@ def text_batches(
         batch_size: Texts in a batch, B; the last batch of each length may be smaller.
         boundaries: The lengths L to pad to, increasing.
         shuffle: Another order in each pass.
-        seed: Equal seeds give equal orders.
+        seed: Equal seeds give equal orders, as long as Keras's global seed is equal too.
         drop_remainder: Leave the smaller last batches out. For training only.
     Returns:
         tf.data.Dataset of (tokens, labels): (B, L) int32, padded with 0, and (B,) int32.
@@ -188,10 +187,16 @@ def text_batches(
     if len(tokens) != len(labels):
         raise ValueError(f"labels must be as many as tokens; received {len(labels)} and {len(tokens)}.")
     _check_lengths([len(text) for text in tokens], boundaries)
-    rows = tf.data.Dataset.from_tensor_slices((_ragged(tokens), np.asarray(labels, np.int32)))
-    return _bucketed(
-        rows, lambda text, label: tf.size(text), batch_size, boundaries, shuffle, seed, drop_remainder
-    )
+
+    def pair(row):  # a row's text is a plain tensor from here on
+        return row["text"], row["label"]
+
+    def length(text, label):
+        return tf.size(text)
+
+    rows = {"text": _ragged(tokens), "label": np.asarray(labels, np.int32)}
+    rows = tf.data.Dataset.from_tensor_slices(rows).map(pair)
+    return _bucketed(rows, length, batch_size, boundaries, shuffle, seed, drop_remainder)
 
 
 def _bucketed(rows, length: Callable, batch_size, boundaries, shuffle, seed, drop_remainder):
@@ -199,9 +204,7 @@ def _bucketed(rows, length: Callable, batch_size, boundaries, shuffle, seed, dro
         rows = rows.shuffle(max(len(rows), 1), seed=seed, reshuffle_each_iteration=True)
     rows = rows.bucket_by_sequence_length(
         length,
-        bucket_boundaries=[
-            boundary + 1 for boundary in boundaries
-        ],  # lengths up to and including the boundary
+        bucket_boundaries=[boundary + 1 for boundary in boundaries],  # the first length too long for each
         bucket_batch_sizes=[batch_size] * (len(boundaries) + 1),
         pad_to_bucket_boundary=True,
         drop_remainder=drop_remainder,

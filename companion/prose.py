@@ -5,13 +5,15 @@ from collections.abc import Iterator
 
 DROPPED_SECTIONS = {"see also", "references", "methods", "attributes"}  # hardly a sentence in them
 RULE = re.compile(r"\s*([=\-~^*#+\"_])\1{2,}\s*$")  # what underlines a title
-TABLE = re.compile(r"\s*([|+][ \-=+|]|[=\-]{2,}( +[=\-]{2,})|\S.* \| .* \|)")
+COLUMNS = re.compile(r"[=\-]{2,}( +[=\-]{2,})+$")  # begins a table that ends with a blank line
+TABLE = re.compile(r"\s*([|+][ \-=+|]|\S.* \| .* \|)")
 CODE = re.compile(
     r"\.\. *(\w+-)*(code|plot|ipython|math|image|figure|table|literal|test\w+|doctest|only|toctree|index)|"
     r"\.\. *[\[_|]"
 )
 MARKER = re.compile(r"\.\. *[\w:-]+:: *[\d.]*|[-*•] |\d+[.)] |:\w+[^:]*: |@\w+ ")  # a bullet, ":param x: "
 NAME = re.compile(r"\*{0,2}[\w`]+( \([^)]*\))?: ")  # "axis: ", "axis (int): "
+ITEM = re.compile(f"{MARKER.pattern}|{NAME.pattern}")
 TERM = re.compile(r"[`*.\w, ()\[\]{}'|-]+( : .*|:)?$")  # "axis : int, optional" over its description
 WORD = re.compile(r"[A-Za-z]+(['’/-][A-Za-z]+)*$")
 SIGNATURE = re.compile(r"\A[\w.]+\((?:(?!\n\n).)*?\)( -> [^\n]*)?\n(--\n)?\s*\n", re.DOTALL)
@@ -75,16 +77,16 @@ def is_prose(text: str, least: int) -> bool:
 
 
 def _without_code(lines: list[str]) -> Iterator[str]:
-    fenced, margin, doctest = False, None, False  # margin: the indentation that ends a literal block
+    fenced, margin, skipped = False, None, False  # margin: the indentation that ends a literal block
     for line in lines:
         bare = line.strip()
         indent = len(line) - len(line.lstrip())
-        doctest = bool(bare) and (doctest or bare.startswith(">>>"))
+        skipped = bool(bare) and (skipped or bare.startswith(">>>") or bool(COLUMNS.match(bare)))
         if bare.startswith(("```", "~~~")):
             fenced = not fenced
         elif margin is not None and (not bare or indent > margin):
             yield ""
-        elif fenced or doctest or TABLE.match(line):
+        elif fenced or skipped or TABLE.match(line):
             margin = None
             yield ""
         else:
@@ -98,9 +100,9 @@ def _blocks(lines: Iterator[str]) -> Iterator[list[str]]:
     block, last = [], 0
     for line in [*lines, ""]:
         bare, indent = line.strip(), len(line) - len(line.lstrip())
-        if block and indent > last and len(block) == 1 and TERM.match(block[0]) and not NAME.match(block[0]):
+        if len(block) == 1 and indent > last and TERM.match(block[0]) and not ITEM.match(block[0]):
             block = []  # a term over its description, or "Args:"
-        begins = not bare or indent < last or MARKER.match(bare) or NAME.match(bare)
+        begins = not bare or indent < last or ITEM.match(bare)
         if block and begins:
             yield block
             block = []

@@ -67,7 +67,7 @@ def sources(packages: Sequence[str] = PACKAGES) -> list[Source]:
 
 def installed(packages: Sequence[str]) -> list[str]:
     """Those of some packages whose sources are there; one warning names the others."""
-    found = [package for package in packages if next((_folder(package) or Path()).rglob("*.py"), None)]
+    found = [package for package in packages if any(True for _ in _paths(package))]
     if missing := [package for package in packages if package not in found]:
         warnings.warn(f"not installed, or without sources, and skipped: {', '.join(missing)}.", stacklevel=3)
     return found
@@ -147,7 +147,7 @@ def _write(path: Path, text: str) -> None:
 
 def _kept_rows(package: str) -> list:
     def read():
-        files = tqdm(_files(package), desc=f"reading {package}")
+        files = tqdm(sorted(_paths(package)), desc=f"reading {package}")
         return [row for path in files if (row := _row(path, folder, package))]
 
     folder = _folder(package)
@@ -166,13 +166,11 @@ def _folder(package: str) -> Path | None:
     return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
-def _files(package: str) -> list[Path]:
+def _paths(package: str) -> Iterator[Path]:
     folder = _folder(package)
-    return (
-        [f for f in sorted(folder.rglob("*.py")) if SKIPPED.isdisjoint(f.relative_to(folder).parts)]
-        if folder
-        else []
-    )
+    for path in folder.rglob("*.py") if folder else ():
+        if SKIPPED.isdisjoint(path.relative_to(folder).parts):
+            yield path
 
 
 def _row(path: Path, folder: Path, package: str) -> list | None:

@@ -119,10 +119,10 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.7) -> list[int]:
     if len(texts) > 1:
         signatures = _signatures(texts)
         for band in range(0, BANDS * ROWS, ROWS):
-            first = _first_alike(signatures[:, band : band + ROWS])
-            alike = (signatures == signatures[first]).mean(axis=1) >= threshold
-            for one in np.flatnonzero(alike & (first != np.arange(len(first)))):
-                _union(parent, int(one), int(first[one]))
+            for earlier in _earlier_alike(signatures[:, band : band + ROWS]):
+                alike = (signatures == signatures[earlier]).mean(axis=1) >= threshold
+                for one in np.flatnonzero(alike & (earlier != np.arange(len(earlier)))):
+                    _union(parent, int(one), int(earlier[one]))
     return [_root(parent, index) for index in range(len(texts))]
 
 
@@ -145,10 +145,15 @@ def _signatures(texts: Sequence[str]) -> np.ndarray:  # (N, 64) uint32
     return np.stack([np.minimum.reduceat(one, bounds)[::2] for one in hashes], 1)
 
 
-def _first_alike(rows: np.ndarray) -> np.ndarray:
+def _earlier_alike(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each row the first equal row, and the last one before it (itself where there is none)."""
     rows = np.ascontiguousarray(rows).view([("", rows.dtype)] * rows.shape[1]).ravel()
     _, index, inverse = np.unique(rows, return_index=True, return_inverse=True)
-    return index[inverse]
+    order = np.argsort(inverse, kind="stable")
+    same = inverse[order[1:]] == inverse[order[:-1]]
+    before = np.arange(len(rows))
+    before[order[1:][same]] = order[:-1][same]
+    return index[inverse], before
 
 
 def _joined_keys(keys: list[str], clusters: list[int]) -> list[str]:
