@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -137,23 +137,27 @@ class Tokenizer:
         return array.tolist()
 
 
-def tokenizer_file(path):
+def tokenizer_file(path: str | os.PathLike) -> Path:
+    """The file itself, or `tokenizer.json` in a folder."""
     path = Path(path)
     return path / "tokenizer.json" if path.is_dir() else path
 
 
-def printable(text):
+def printable(text: str) -> str:
+    """Makes whitespace and control characters visible."""
     text = text.replace(" ", "␣")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def checked_texts(texts):
+def checked_texts(texts: Iterable[str]) -> Iterator[str]:
+    """Yields texts one by one; raises as `checked_text` at the first that is none, and says which."""
     if isinstance(texts, (str, bytes)) or not isinstance(texts, Iterable):
         raise TypeError(f"texts must be a collection of strings; received {type(texts).__name__}.")
     return (checked_text(text, f"texts[{i}]") for i, text in enumerate(texts))
 
 
-def checked_text(text, name="text"):
+def checked_text(text: str, name: str = "text") -> str:
+    """Returns a text; raises TypeError if it is no string, ValueError if it is no Unicode text."""
     if not isinstance(text, str):
         raise TypeError(f"{name} must be a string; received {type(text).__name__}.")
     if SURROGATE.search(text):
