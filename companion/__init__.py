@@ -1,7 +1,8 @@
 """companion: the layers, models and tools of an article on large language models, in Keras 3.
 
-The layers and models are imported with the package, so that a saved model loads after `import companion`; everything else
-is imported on first use, because it needs libraries that the layers do not (`pip install "companion[tools]"`).
+The layers and models are imported with the package, so that a saved model loads after `import companion`;
+everything else is imported on first use, because it needs libraries that the layers do not: those of the
+extra "tools" in pyproject.toml.
 """
 
 import importlib
@@ -69,7 +70,10 @@ def __getattr__(name):
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("companion"):
             raise
-        raise ImportError(f"companion.{name} needs {error.name}: pip install 'companion[tools]'") from error
+        raise ImportError(
+            f"companion.{name} needs {error.name}, which the extra 'tools' brings: "
+            "pip install '.[tools]' in companion's folder."
+        ) from error
     return getattr(module, name) if name in _HOME else module
 
 

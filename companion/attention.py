@@ -40,11 +40,13 @@ def attention_distribution(query, key, attention_mask=None):
         key: (..., S, D) float.
         attention_mask: bool, broadcastable to (..., T, S); True = may attend. None allows all.
     Returns:
-        (..., T, S) of query's dtype; every row sums to 1, masked entries are exactly 0. A row with nothing allowed
-        is uniform.
+        (..., T, S) of query's dtype; every row sums to 1, masked entries are exactly 0. A row with nothing
+        allowed is uniform.
     """
     scores = ops.matmul(query * (query.shape[-1] ** -0.5), ops.swapaxes(key, -1, -2))
-    scores = ops.cast(scores, keras.backend.result_type(scores.dtype, "float32"))  # half precision loses the sum
+    scores = ops.cast(
+        scores, keras.backend.result_type(scores.dtype, "float32")
+    )  # half precision loses the sum
     if attention_mask is not None:
         # large but finite: a fully masked row must not become NaN
         scores = ops.where(attention_mask, scores, -1e9)
@@ -69,11 +71,13 @@ def scaled_dot_product_attention(query, key, value, attention_mask=None):
     query, key, value = map(ops.convert_to_tensor, (query, key, value))
     if query.shape[-1] != key.shape[-1]:
         raise ValueError(
-            f"query and key must have the same width; received query {tuple(query.shape)}, key {tuple(key.shape)}."
+            f"query and key must have the same width; received query {tuple(query.shape)}, "
+            f"key {tuple(key.shape)}."
         )
     if key.shape[-2] != value.shape[-2]:
         raise ValueError(
-            f"key and value must have the same length; received key {tuple(key.shape)}, value {tuple(value.shape)}."
+            f"key and value must have the same length; received key {tuple(key.shape)}, "
+            f"value {tuple(value.shape)}."
         )
     weights = attention_distribution(query, key, attention_mask)
     return ops.matmul(weights, value), weights
@@ -100,7 +104,7 @@ class MultiHeadAttention(keras.layers.Layer):
         weights: (B, H, T, S) float, before dropout.
     Raises:
         ValueError: num_heads does not divide model_dim.
-    Source: Vaswani et al. 2017, section 3.2.2. Differs: the four projections have biases, as in BERT and Keras.
+    Source: Vaswani et al. 2017, section 3.2.2. Differs: the projections have biases, as in BERT and Keras.
     """
 
     def __init__(self, model_dim, num_heads, dropout=0.0, **kwargs):

@@ -28,7 +28,7 @@ class DecoderBlock(keras.layers.Layer):
     Returns:
         (B, T, M) float.
     Raises:
-        ValueError: num_heads does not divide model_dim; target has another width; source missing, or given to a
+        ValueError: num_heads does not divide model_dim; target has another width; source missing, or given to
             decoder-only block.
     Source: Vaswani et al. 2017, section 3.1. Differs: normalizes first (Xiong et al. 2020), so that a stack
     of blocks ends with one more LayerNormalization.
@@ -39,7 +39,9 @@ class DecoderBlock(keras.layers.Layer):
         policy = self.dtype_policy
         self.model_dim, self.num_heads, self.cross_attention = model_dim, num_heads, cross_attention
         self.self_attention_norm = self._norm("self_attention_norm")
-        self.self_attention = MultiHeadAttention(model_dim, num_heads, dropout, name="self_attention", dtype=policy)
+        self.self_attention = MultiHeadAttention(
+            model_dim, num_heads, dropout, name="self_attention", dtype=policy
+        )
         if cross_attention:
             self.source_attention_norm = self._norm("source_attention_norm")
             self.source_attention = MultiHeadAttention(
@@ -94,7 +96,8 @@ class DecoderBlock(keras.layers.Layer):
         Args:
             target: (B, N, M) float, the N new positions.
             cache: Keys and values from `start_cache` or an earlier step.
-            position: Index of the first new position, int or scalar int tensor; position + N <= the cache's length.
+            position: Index of the first new position, int or scalar int tensor; position + N must not exceed
+                the cache's length.
             source_pair: What `project_source` returned.
             source_mask: bool, broadcastable to (B, N, S).
         Returns:
@@ -128,7 +131,9 @@ class DecoderBlock(keras.layers.Layer):
         if not self.cross_attention:
             return target, None
         normalized = self.source_attention_norm(target)
-        attended, weights = self.source_attention.attend(normalized, *source_pair, source_mask, training=training)
+        attended, weights = self.source_attention.attend(
+            normalized, *source_pair, source_mask, training=training
+        )
         return target + self.dropout(attended, training=training), weights
 
     def _transform(self, target, training=None):

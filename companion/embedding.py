@@ -51,11 +51,17 @@ class TokenPositionEmbedding(keras.layers.Layer):
 
     def __init__(self, vocabulary_size, max_length, model_dim, positions="sinusoidal", dropout=0.0, **kwargs):
         super().__init__(**kwargs)
-        for name, size in {"vocabulary_size": vocabulary_size, "max_length": max_length, "model_dim": model_dim}.items():
+        for name, size in {
+            "vocabulary_size": vocabulary_size,
+            "max_length": max_length,
+            "model_dim": model_dim,
+        }.items():
             if size < 1:
                 raise ValueError(f"{name} must be at least 1; received {name}={size}.")
         if positions not in ("sinusoidal", "learned", "none"):
-            raise ValueError(f"positions must be 'sinusoidal', 'learned' or 'none'; received positions={positions!r}.")
+            raise ValueError(
+                f"positions must be 'sinusoidal', 'learned' or 'none'; received positions={positions!r}."
+            )
         self.vocabulary_size, self.max_length, self.model_dim = vocabulary_size, max_length, model_dim
         self.positions = positions
         self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
@@ -78,10 +84,13 @@ class TokenPositionEmbedding(keras.layers.Layer):
     def call(self, tokens, start=0, training=None):
         if tokens.shape[1] is not None and tokens.shape[1] > self.max_length:
             raise ValueError(
-                f"tokens must have at most max_length={self.max_length} positions; received shape {tuple(tokens.shape)}."
+                f"tokens must have at most max_length={self.max_length} positions; "
+                f"received shape {tuple(tokens.shape)}."
             )
         tokens = ops.cast(tokens, "int32")
-        vectors = ops.take(ops.cast(self.token_table, self.compute_dtype), tokens, axis=0) * self.model_dim**0.5
+        vectors = (
+            ops.take(ops.cast(self.token_table, self.compute_dtype), tokens, axis=0) * self.model_dim**0.5
+        )
         if self.positions != "none":
             vectors = vectors + self._position_vectors(start, ops.shape(tokens)[1])
         return self.dropout(vectors, training=training)

@@ -6,7 +6,7 @@ from companion.attention import MultiHeadAttention
 
 
 def check_width(name: str, shape, model_dim: int):
-    """Refuse a tensor that a block cannot add to its output; a width of 1 would pass unnoticed, by broadcasting."""
+    """Refuse a tensor that a block cannot add to its output; width 1 would broadcast and pass unnoticed."""
     if shape[-1] != model_dim:
         raise ValueError(f"{name} must have width model_dim={model_dim}; received shape {tuple(shape)}.")
 
@@ -55,7 +55,8 @@ class EncoderBlock(keras.layers.Layer):
         dropout: Fraction dropped of the attention weights and of each sum's new term, 0 <= dropout < 1.
     Call arguments:
         source: (B, S, M) float.
-        attention_mask: bool, broadcastable to (B, S, S), e.g. (B, 1, S) from `padding_mask`; True = may attend.
+        attention_mask: bool, broadcastable to (B, S, S), e.g. (B, 1, S) from `padding_mask`; True = may
+            attend.
     Returns:
         (B, S, M) float.
     Raises:
@@ -68,9 +69,13 @@ class EncoderBlock(keras.layers.Layer):
         super().__init__(**kwargs)
         policy = self.dtype_policy
         self.model_dim = model_dim
-        self.attention_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="attention_norm", dtype=policy)
+        self.attention_norm = keras.layers.LayerNormalization(
+            epsilon=1e-6, name="attention_norm", dtype=policy
+        )
         self.attention = MultiHeadAttention(model_dim, num_heads, dropout, name="attention", dtype=policy)
-        self.feed_forward_norm = keras.layers.LayerNormalization(epsilon=1e-6, name="feed_forward_norm", dtype=policy)
+        self.feed_forward_norm = keras.layers.LayerNormalization(
+            epsilon=1e-6, name="feed_forward_norm", dtype=policy
+        )
         self.feed_forward = FeedForward(model_dim, hidden_dim, name="feed_forward", dtype=policy)
         self.dropout = keras.layers.Dropout(dropout, dtype=policy)
 
@@ -80,7 +85,9 @@ class EncoderBlock(keras.layers.Layer):
             layer.build(source_shape)
 
     def call(self, source, attention_mask=None, training=None):
-        attended, _ = self.attention(self.attention_norm(source), attention_mask=attention_mask, training=training)
+        attended, _ = self.attention(
+            self.attention_norm(source), attention_mask=attention_mask, training=training
+        )
         source = source + self.dropout(attended, training=training)
         transformed = self.feed_forward(self.feed_forward_norm(source), training=training)
         return source + self.dropout(transformed, training=training)

@@ -51,7 +51,8 @@ def generate(
         source_tokens: (B, S) int, padded with 0.
         begin_id, end_id: Ids that begin a target and end it.
         max_length: Most tokens to write, 1 <= max_length <= the model's own max_length.
-        strategy: "greedy" takes the likeliest token; "sample" draws one; "beam" keeps the beam_size likeliest targets.
+        strategy: "greedy" takes the likeliest token; "sample" draws one; "beam" keeps the beam_size likeliest
+            targets.
         beam_size: Targets kept by beam search, 1 <= beam_size <= V.
         length_penalty: Exponent a of beam search's score, log p / ((5 + length) / 6)^a; 0 compares log p.
         temperature: Sampling divides the logits by it, > 0.
@@ -64,8 +65,8 @@ def generate(
         padding nor begin_id is ever written before end_id.
     Raises:
         ValueError: an argument out of its range, or use_cache with a model that is not from `transformer`.
-    Source: top-k: Fan et al. 2018, section 5.4; top-p: Holtzman et al. 2020, section 3.1; beam score: Wu et al. 2016,
-    section 7. Differs: unfinished targets are ranked by the same penalized score as finished ones.
+    Source: top-k: Fan et al. 2018, section 5.4; top-p: Holtzman et al. 2020, section 3.1; beam score: Wu et
+    al. 2016, section 7. Differs: unfinished targets are ranked by the same penalized score as finished ones.
     """
     source_tokens = np.asarray(source_tokens, dtype="int32")
     _check(
@@ -83,26 +84,29 @@ def generate(
     write = _compiled(model, _Settings(begin_id, end_id, max_length, strategy, num_beams, top_k, use_cache))
     uniforms = np.random.default_rng(seed).random((max_length, len(source_tokens)), dtype="float32")
     top_p = 1.0 if top_p is None else top_p
-    tokens = ops.convert_to_numpy(write(source_tokens, uniforms, np.float32([length_penalty, temperature, top_p])))
+    numbers = np.float32([length_penalty, temperature, top_p])
+    tokens = ops.convert_to_numpy(write(source_tokens, uniforms, numbers))
     length = np.max(np.nonzero(tokens.any(axis=0))[0], initial=0)
     return tokens[:, 1 : length + 1]
 
 
 def _check(model, **arguments):
     vocabulary_size = model.output.shape[-1]
-    limit = min([layer.max_length for layer in model.layers if layer.name == "target_embedding" and hasattr(layer, "max_length")], default=10**9)
+    in_vocabulary = f"from 1 to the vocabulary size, {vocabulary_size}"
+    layers = {layer.name: layer for layer in model.layers}
+    limit = getattr(layers.get("target_embedding"), "max_length", np.inf)
     rules = {
         "source_tokens": ("have shape (batch, length)", lambda x: x.ndim == 2),
         "max_length": (f"be from 1 to the model's own max_length, {limit}", lambda x: 1 <= x <= limit),
         "strategy": (f"be one of {', '.join(STRATEGIES)}", lambda x: x in STRATEGIES),
-        "beam_size": (f"be from 1 to the vocabulary size, {vocabulary_size}", lambda x: 1 <= x <= vocabulary_size),
+        "beam_size": (f"be {in_vocabulary}", lambda x: 1 <= x <= vocabulary_size),
         "temperature": ("be above 0", lambda x: x > 0),
-        "top_k": (
-            f"be None or from 1 to the vocabulary size, {vocabulary_size}",
-            lambda x: x is None or 1 <= x <= vocabulary_size,
-        ),
+        "top_k": (f"be None or {in_vocabulary}", lambda x: x is None or 1 <= x <= vocabulary_size),
         "top_p": ("be None, or above 0 and at most 1", lambda x: x is None or 0 < x <= 1),
-        "use_cache": ("be False for a model that is not from `transformer`", lambda x: not x or _decoder_blocks(model)),
+        "use_cache": (
+            "be False for a model without decoder blocks",
+            lambda x: not x or _decoder_blocks(model),
+        ),
     }
     for name, (expectation, holds) in rules.items():
         if not holds(arguments[name]):
@@ -127,7 +131,9 @@ def _compile(model, function):
         import jax
 
         @jax.jit
-        def stateless(values, *arguments):  # weights enter as arguments, or they would be frozen into the code
+        def stateless(
+            values, *arguments
+        ):  # weights are arguments, or the compiled code would keep the old ones
             with keras.StatelessScope(state_mapping=zip(model.variables, values, strict=True)):
                 return function(*arguments)
 
@@ -175,7 +181,7 @@ def _token_by_token(settings, next_log_probabilities, choose, tokens, state):
 
 
 def _draw(scores, uniform, top_k, top_p):
-    """Invert the cumulative distribution, likeliest token first: (B, V) scores and (B,) uniforms to (B,) ids."""
+    """Invert the cumulative distribution, likeliest token first: (B, V) scores, (B,) uniforms to (B,) ids."""
     order = ops.flip(ops.argsort(scores, axis=-1), axis=-1)
     probabilities = ops.softmax(ops.take_along_axis(scores, order, axis=-1))
     kept = ops.cumsum(probabilities, axis=-1) - probabilities < top_p
@@ -210,11 +216,13 @@ def _beam_search(settings, next_log_probabilities, tokens, state, length_penalty
         )
         tokens = ops.slice_update(tokens, (0, position + 1), chosen[:, None])
         totals = ops.take_along_axis(totals, chosen[:, None], axis=1)[:, 0]
-        return position + 1, tokens, ops.logical_or(finished, chosen == settings.end_id), totals, lengths, state
+        finished = ops.logical_or(finished, chosen == settings.end_id)
+        return position + 1, tokens, finished, totals, lengths, state
 
     first_beam = ops.arange(ops.shape(tokens)[0]) % num_beams == 0
     totals = ops.where(first_beam, 0.0, -1e9)  # all beams start alike: only one of them may be extended
-    start = ops.convert_to_tensor(0), tokens, ops.zeros_like(first_beam), totals, ops.zeros_like(totals), state
+    position, finished, lengths = ops.convert_to_tensor(0), ops.zeros_like(first_beam), ops.zeros_like(totals)
+    start = position, tokens, finished, totals, lengths, state
     tokens = ops.while_loop(unfinished, extend, start)[1]
     return tokens[::num_beams]
 

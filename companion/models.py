@@ -1,6 +1,6 @@
 """Whole models, as functions that return a functional `keras.Model` (article sections 3 and 5).
 
-Every model reads int tokens with padding id 0, so it saves to `.keras` and needs no Python beside `import companion` to load.
+Every model reads int tokens with padding id 0, saves to `.keras`, and loads wherever `companion` is imported.
 """
 
 import keras
@@ -32,7 +32,8 @@ def lstm_classifier(
         bidirectional: Also read from the end.
         dropout: Fraction dropped before the last layer in training.
     Returns:
-        Model from tokens (B, S) int to probabilities (B, C) float32. Padding (id 0, on the right) changes nothing.
+        Model from tokens (B, S) int to probabilities (B, C) float32. Padding (id 0, on the right) changes
+        nothing.
     Raises:
         ValueError: num_classes below 2, or num_layers below 1.
     Source: Hochreiter and Schmidhuber 1997. Differs from the article's listing: masks padding, and one
@@ -70,7 +71,8 @@ def transformer_classifier(
         model_dim, num_heads, hidden_dim, dropout: see `EncoderBlock`.
         num_layers: Encoder blocks; 0 leaves a bag of embeddings.
     Returns:
-        Model from tokens (B, S) int to probabilities (B, C) float32. Padding (id 0) changes nothing.
+        Model from tokens (B, S) int to probabilities (B, C) float32. Padding (id 0) changes nothing, and a
+        text of padding alone gets finite ones.
     Raises:
         ValueError: num_classes below 2, or num_heads does not divide model_dim.
     Source: Vaswani et al. 2017, section 3 (encoder); the mean as in Reimers and Gurevych 2019, section 3.
@@ -78,11 +80,15 @@ def transformer_classifier(
     _check_classes(num_classes)
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     mask = padding_mask(tokens)
-    x = TokenPositionEmbedding(vocabulary_size, max_length, model_dim, dropout=dropout, name="embedding")(tokens)
+    x = TokenPositionEmbedding(vocabulary_size, max_length, model_dim, dropout=dropout, name="embedding")(
+        tokens
+    )
     for i in range(num_layers):
-        x = EncoderBlock(model_dim, num_heads, hidden_dim, dropout, name=f"encoder_{i}")(x, attention_mask=mask)
+        x = EncoderBlock(model_dim, num_heads, hidden_dim, dropout, name=f"encoder_{i}")(
+            x, attention_mask=mask
+        )
     x = layers.LayerNormalization(epsilon=1e-6, name="encoder_norm")(x)
-    x = layers.GlobalAveragePooling1D(name="mean")(x, mask=ops.squeeze(mask, axis=1))
+    x = _mean_of_real(x, mask)
     return keras.Model(tokens, _class_probabilities(x, num_classes, dropout), name="transformer_classifier")
 
 
@@ -161,13 +167,15 @@ def lstm_seq2seq(
     target = layers.Embedding(target_vocabulary_size, model_dim, name="target_embedding")(target_tokens)
     target = layers.Dropout(dropout)(target)
     target = layers.LSTM(hidden_dim, return_sequences=True, name="decoder_lstm")(target, initial_state=state)
-    logits = layers.Dense(target_vocabulary_size, name="logits", dtype="float32")(layers.Dropout(dropout)(target))
+    logits = layers.Dense(target_vocabulary_size, name="logits", dtype="float32")(
+        layers.Dropout(dropout)(target)
+    )
     inputs = {"source_tokens": source_tokens, "target_tokens": target_tokens}
     return keras.Model(inputs, logits, name="lstm_seq2seq")
 
 
 def attention_weights(model: keras.Model, inputs) -> dict:
-    """The attention weights that the model uses on these inputs, block by block; nothing is retrained or changed.
+    """The attention weights that the model uses on these inputs, block by block; the model stays as it is.
 
     Args:
         model: A functional model holding `EncoderBlock` or `DecoderBlock` layers.
@@ -180,12 +188,16 @@ def attention_weights(model: keras.Model, inputs) -> dict:
     """
     blocks = [layer for layer in model.layers if isinstance(layer, (EncoderBlock, DecoderBlock))]
     if not blocks:
-        raise ValueError(f"model must hold EncoderBlock or DecoderBlock layers; received {model.name!r} without any.")
+        raise ValueError(
+            f"model must hold EncoderBlock or DecoderBlock layers; received {model.name!r} without any."
+        )
     calls = {block.name: block._inbound_nodes[0].arguments for block in blocks}
     arguments = {name: {"args": call.args, "kwargs": call.kwargs} for name, call in calls.items()}
     tensors = [x for x in keras.tree.flatten(arguments) if isinstance(x, keras.KerasTensor)]
     values = iter(keras.Model(model.inputs, tensors)(_as_list(model, inputs)))
-    arguments = keras.tree.map_structure(lambda x: next(values) if isinstance(x, keras.KerasTensor) else x, arguments)
+    arguments = keras.tree.map_structure(
+        lambda x: next(values) if isinstance(x, keras.KerasTensor) else x, arguments
+    )
     weights = {}
     for block in blocks:
         call = {name: x for name, x in arguments[block.name]["kwargs"].items() if name != "training"}
@@ -200,6 +212,12 @@ def _as_list(model, inputs):
 def _check_classes(num_classes):
     if num_classes < 2:
         raise ValueError(f"num_classes must be at least 2; received num_classes={num_classes}.")
+
+
+def _mean_of_real(x, mask):  # (B, S, M), (B, 1, S) -> (B, M)
+    real = ops.cast(mask, x.dtype)
+    count = ops.maximum(ops.sum(real, axis=-1, keepdims=True), 1)  # a text without tokens must not become NaN
+    return ops.squeeze(ops.matmul(real / count, x), axis=1)
 
 
 def _class_probabilities(x, num_classes, dropout):

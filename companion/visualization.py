@@ -144,7 +144,7 @@ def vector_map(
     title: str | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """Draws vectorsas named points on the plane of their first two principal components.
+    """Draws vectors as named points on the plane of their first two principal components.
 
     Args:
         vectors: (N, M) floats, N and M at least 2.
