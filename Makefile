@@ -2,6 +2,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# For Linux this brings CUDA, gigabytes of it. TORCH=torch==2.13.0+cpu (where pip is told of PyTorch's CPU builds) or
+# TORCH=FILE.whl does without.
 TORCH ?= torch==2.13.0
 UV ?= uv
 IMAGE ?= companion
@@ -25,6 +27,7 @@ OFFLINE = --LabApp.news_url=None --LabApp.check_for_updates_class=jupyterlab.Nev
 
 export JUPYTER_PREFER_ENV_PATH := 1
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+export KERAS_BACKEND ?= tensorflow
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lab chapters test test-backends lint format bench lock image

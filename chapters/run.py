@@ -47,17 +47,24 @@ class Progress:
 
     def start(self, cell, cell_index):
         self.index, self.began = cell_index, time.monotonic()
-        self.show(f"cell {cell_index + 1} of {self.num_cells}", end="\r", final=False)
+        if sys.stdout.isatty():
+            say(f"cell {cell_index + 1} of {self.num_cells}", end="\r")
 
     def finish(self, cell, cell_index, **reply):
         seconds = time.monotonic() - self.began
         if seconds >= 2:
             first_line = cell.source.strip().partition("\n")[0]
-            self.show(f"cell {cell_index + 1} of {self.num_cells} {seconds:6.1f} s  {first_line[:60]}")
+            say(f"cell {cell_index + 1} of {self.num_cells} {seconds:6.1f} s  {first_line[:60]}")
 
-    def show(self, text, end="\n", final=True):
-        if final or sys.stdout.isatty():
-            print(f"    {text:<95}", end=end, flush=True)
+
+def say(text: str, end: str = "\n") -> None:
+    """Print an indented line; on a terminal, over the cell at work."""
+    print("    " + (text.ljust(95) if sys.stdout.isatty() else text), end=end, flush=True)
+
+
+def minutes(since: float) -> str:
+    passed = round(time.monotonic() - since)
+    return f"{passed // 60}:{passed % 60:02d}"
 
 
 def find(prefixes: list[str]) -> list[Path]:
@@ -154,13 +161,11 @@ def run(paths: list[Path], timeout: int, keep: bool) -> int:
         began = time.monotonic()
         print(f"[{number}/{len(paths)}] {path.relative_to(HERE)}", flush=True)
         problem = execute(path, timeout, keep)
-        minutes, seconds = divmod(round(time.monotonic() - began), 60)
-        print(f"    {'failed' if problem else 'done'} after {minutes}:{seconds:02d}{'':<40}", flush=True)
+        say(f"{'failed' if problem else 'done'} after {minutes(began)}")
         if problem:
             print(f"\n{problem}\n\n{number - 1} passed, 1 failed, {len(paths) - number} not run")
             return 1
-    minutes, seconds = divmod(round(time.monotonic() - start), 60)
-    print(f"all in {minutes}:{seconds:02d}\n{len(paths)} passed, 0 failed")
+    print(f"all in {minutes(start)}\n{len(paths)} passed, 0 failed")
     return 0
 
 
@@ -176,6 +181,7 @@ def main() -> int:
         names = "".join(f"\n  {path.relative_to(HERE)}" for path in find([""]))
         parser.error(f"no notebook begins with {' or '.join(arguments.prefix)!r}; there are:{names}")
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     with tempfile.TemporaryDirectory() as profile:
         os.environ["IPYTHONDIR"] = profile  # the reader's own start-up files stay out of the book
         return run(paths, arguments.timeout, not arguments.check)
