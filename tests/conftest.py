@@ -1,0 +1,153 @@
+"""What the tests share: seeds, a second implementation of the blocks in NumPy, training, a fresh Python."""
+
+import os
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import hypothesis
+import keras
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Shapes are drawn alike in every run. A first call compiles, so no example has a deadline.
+hypothesis.settings.register_profile("companion", deadline=None, derandomize=True, database=None)
+hypothesis.settings.load_profile("companion")
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def fresh_python(tmp_path):
+    """Run lines of Python in a process of its own, with the backend of this one; returns what it printed."""
+
+    def run(code, **environment):
+        environment = {"KERAS_BACKEND": keras.backend.backend(), "PYTHONPATH": str(ROOT), **environment}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def randomized():
+    """Give every weight of a built layer or model a random value: initial biases of 0 hide mistakes."""
+
+    def randomize(layer, seed=0):
+        generator = np.random.default_rng(seed)
+        for weight in layer.weights:
+            if keras.backend.is_float_dtype(weight.dtype):
+                weight.assign(
+                    weight.numpy() + 0.3 * generator.standard_normal(weight.shape).astype("float32")
+                )
+        return layer
+
+    return randomize
+
+
+@pytest.fixture(scope="session")
+def step_changes():
+    """Train a model for one step; returns {path of a trainable weight: largest change}."""
+
+    def changes(model, inputs, labels, loss="mse"):
+        before = {weight.path: weight.numpy().copy() for weight in model.trainable_weights}
+        model.compile(keras.optimizers.SGD(1.0), loss, run_eagerly=True)
+        model.train_on_batch(inputs, labels)
+        return {
+            weight.path: np.abs(weight.numpy() - before[weight.path]).max()
+            for weight in model.trainable_weights
+        }
+
+    return changes
+
+
+@pytest.fixture(scope="session")
+def oracle():
+    """The layers written a second time: NumPy, float64, one sequence and one head at a time."""
+    return SimpleNamespace(
+        attention=_attention,
+        multi_head=_multi_head,
+        feed_forward=_feed_forward,
+        encoder_block=_encoder_block,
+        decoder_block=_decoder_block,
+    )
+
+
+def _attention(query, key, value, mask=None):
+    """(T, D), (S, D), (S, E), (T, S): one sequence, one head, one query after another."""
+    weights = np.full((len(query), len(key)), 1 / len(key))
+    for t, row in enumerate(np.asarray(query, "float64")):
+        allowed = np.ones(len(key), bool) if mask is None else mask[t]
+        if allowed.any():  # or else the row stays uniform
+            scores = np.array([row @ other for other in key]) / np.sqrt(len(row))
+            powers = np.where(allowed, np.exp(scores - scores[allowed].max()), 0.0)
+            weights[t] = powers / powers.sum()
+    return weights @ value, weights
+
+
+def _dense(layer, x):
+    return x @ layer.kernel.numpy().astype("float64") + layer.bias.numpy()
+
+
+def _norm(layer, x):
+    centered = x - x.mean(axis=-1, keepdims=True)
+    spread = np.sqrt((centered**2).mean(axis=-1, keepdims=True) + 1e-6)
+    return centered / spread * layer.gamma.numpy() + layer.beta.numpy()
+
+
+def _multi_head(layer, query, key=None, value=None, mask=None):
+    key = query if key is None else key
+    value = key if value is None else value
+    width = layer.model_dim // layer.num_heads
+    masks = np.broadcast_to(True if mask is None else mask, (len(query), query.shape[1], key.shape[1]))
+    outputs, weights = [], []
+    for one_query, one_key, one_value, one_mask in zip(query, key, value, masks, strict=True):
+        queries, keys = _dense(layer.query_projection, one_query), _dense(layer.key_projection, one_key)
+        values = _dense(layer.value_projection, one_value)
+        columns = [slice(h * width, (h + 1) * width) for h in range(layer.num_heads)]
+        heads = [_attention(queries[:, c], keys[:, c], values[:, c], one_mask) for c in columns]
+        outputs.append(_dense(layer.output_projection, np.concatenate([head for head, _ in heads], axis=-1)))
+        weights.append([weight for _, weight in heads])
+    return np.array(outputs), np.array(weights)
+
+
+def _feed_forward(layer, x):
+    return _dense(layer.output_projection, np.maximum(_dense(layer.hidden, x), 0.0))
+
+
+def _encoder_block(block, source, mask=None):
+    source = source + _multi_head(block.attention, _norm(block.attention_norm, source), mask=mask)[0]
+    return source + _feed_forward(block.feed_forward, _norm(block.feed_forward_norm, source))
+
+
+def _decoder_block(block, target, source=None, mask=True, source_mask=None):
+    causal = np.tri(target.shape[1], dtype=bool) & mask
+    target = (
+        target + _multi_head(block.self_attention, _norm(block.self_attention_norm, target), mask=causal)[0]
+    )
+    if block.cross_attention:
+        query = _norm(block.source_attention_norm, target)
+        target = target + _multi_head(block.source_attention, query, source, mask=source_mask)[0]
+    return target + _feed_forward(block.feed_forward, _norm(block.feed_forward_norm, target))
