@@ -76,7 +76,7 @@ class DecoderBlock(keras.layers.Layer):
             self_weights: (B, H, T, T) float.
             source_weights: (B, H, T, S) float; None if decoder-only.
         """
-        target, self_weights = self._attend_to_target(target, attention_mask)
+        target, self_weights = self._attend_to_target(ops.convert_to_tensor(target), attention_mask)
         _, source_weights = self._attend_to_source(target, self.project_source(source), source_mask)
         return self_weights, source_weights
 
@@ -103,6 +103,7 @@ class DecoderBlock(keras.layers.Layer):
         Returns:
             (B, N, M) float, and the cache with the new positions written into it.
         """
+        target = ops.convert_to_tensor(target)
         normalized = self.self_attention_norm(target)
         cache = tuple(
             ops.slice_update(old, (0, 0, position, 0), new)

@@ -193,11 +193,11 @@ def attention_weights(model: keras.Model, inputs) -> dict:
         )
     calls = {block.name: block._inbound_nodes[0].arguments for block in blocks}
     arguments = {name: {"args": call.args, "kwargs": call.kwargs} for name, call in calls.items()}
-    tensors = [x for x in keras.tree.flatten(arguments) if isinstance(x, keras.KerasTensor)]
+    leaves = keras.tree.flatten(arguments)
+    tensors = [x for x in leaves if isinstance(x, keras.KerasTensor)]
     values = iter(keras.Model(model.inputs, tensors)(_as_list(model, inputs)))
-    arguments = keras.tree.map_structure(
-        lambda x: next(values) if isinstance(x, keras.KerasTensor) else x, arguments
-    )
+    leaves = [next(values) if isinstance(x, keras.KerasTensor) else x for x in leaves]
+    arguments = keras.tree.pack_sequence_as(arguments, leaves)
     weights = {}
     for block in blocks:
         call = {name: x for name, x in arguments[block.name]["kwargs"].items() if name != "training"}
