@@ -222,12 +222,13 @@ def _write(response, part: Path, start: int) -> None:
     total = response.headers.get("Content-Length")
     total = start + int(total) if total else None
     bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem)
-    with bar, open(part, "ab" if start else "wb") as file:
+    with bar:
+        file = open(part, "ab" if start else "wb")
         try:
-            while chunk := response.read(CHUNK):
-                file.write(chunk)
-                bar.update(len(chunk))
-            file.flush()
+            with file:  # closing writes too
+                while chunk := response.read(CHUNK):
+                    file.write(chunk)
+                    bar.update(len(chunk))
         except (OSError, http.client.HTTPException) as error:
             if getattr(error, "errno", None) != errno.ENOSPC:
                 raise DownloadError(f"{response.url} was cut off at byte {bar.n}: {error}.") from error

@@ -162,7 +162,8 @@ def _moment(random: Random) -> datetime:
 
 
 def _amount(random: Random, digits: float, places: int) -> float:
-    return round(10 ** random.uniform(0, digits), places)  # as often 10 to 100 as 100 to 1000
+    """From 2, as often 10 to 100 as 100 to 1000: "1 gram" would be the only source with this word."""
+    return round(10 ** random.uniform(0.3, digits), places)
 
 
 def _date(random: Random) -> tuple[str, str]:
@@ -192,7 +193,7 @@ def _interval(random: Random) -> tuple[str, str]:
 
 def _relative(random: Random) -> tuple[str, str]:
     unit = random.choice(["seconds", "minutes", "hours", "days", "weeks"])
-    delta = timedelta(**{unit: random.randint(1, 120) * random.choice([-1, 1])})
+    delta = timedelta(**{unit: random.randint(2, 120) * random.choice([-1, 1])})
     return _both(dates.format_timedelta, delta, unit[:-1], threshold=1e9, add_direction=True)
 
 
@@ -255,7 +256,12 @@ def _names() -> dict[str, list]:
     money = sorted(money & set(ENGLISH.currencies) & set(CHINESE.currencies))
     codes = {"language": LANGUAGES, "country": COUNTRIES, "currency": money}
     out = [(kind, code) for kind in codes for code in codes[kind] if split_of(f"{kind} {code}") == "test"]
-    return {kind: [c for c in codes[kind] if (kind, c) not in out] for kind in codes} | {"unseen": out}
+    used = {kind: [code for code in codes[kind] if (kind, code) not in out] for kind in codes}
+    words = " ".join(_name(kind, code)[0] for kind in used for code in used[kind]).split()
+    unseen = [
+        (kind, code) for kind, code in out if _name(kind, code)[0] not in words
+    ]  # Singapore: Singapore Dollar
+    return used | {"unseen": unseen}
 
 
 @functools.cache

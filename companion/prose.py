@@ -21,12 +21,10 @@ MARKUP = (
     (re.compile(r"\[([^\]]+)\]\(\S*\)"), r"\1"),  # [text](link)
     (re.compile(r":[\w:+-]+:`~?([^`<]*?) ?(<[^`]*>)?`"), r"\1"),  # :role:`text`
     (re.compile(r"`([^`<]*?) ?<[^`]*>`_{1,2}"), r"\1"),  # `text <link>`_
-    (re.compile(r"\S*(://|www\.)\S*|\S*[\w.+-]+@\w\S*"), " "),  # addresses
     (re.compile(r"\[\w+\]_|<[\w/][^<>]*>"), " "),  # footnotes, tags
     (re.compile(r"`+~?|(?<![\w*])\*{1,2}(?=\w)|(?<=[\w.)])\*{1,2}(?![\w*])"), ""),  # `code`, *emphasis*
-    (re.compile(r"\s+"), " "),
-    (re.compile(r" (?=[.,;:)](\s|$))"), ""),
 )
+ADDRESS = re.compile(r"://|www\.|\w@\w")
 
 
 def paragraphs(doc: str) -> list[str]:
@@ -116,4 +114,5 @@ def _plain(text: str) -> str:
     text = text[named.end() :] if named and len(text) > named.end() else text
     for pattern, replacement in MARKUP:
         text = pattern.sub(replacement, text)
-    return text.strip()
+    text = " ".join(word for word in text.split() if not ADDRESS.search(word))
+    return re.sub(r" (?=[.,;:)](\s|$))", "", text)

@@ -115,19 +115,23 @@ def near_duplicates(texts: Sequence[str], threshold: float = 0.7) -> list[int]:
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"threshold must lie in (0, 1]; received threshold={threshold}.")
-    parent = list(range(len(texts)))
-    if len(texts) > 1:
-        signatures = _signatures(texts)
+    plain = [normalize(text) for text in texts]
+    numbers: dict[str, int] = {}
+    rows = [numbers.setdefault(text, len(numbers)) for text in plain]  # equal after normalizing: one row
+    parent = list(range(len(numbers)))
+    if numbers:
+        signatures = _signatures(list(numbers))
         for band in range(0, BANDS * ROWS, ROWS):
             for earlier in _earlier_alike(signatures[:, band : band + ROWS]):
                 alike = (signatures == signatures[earlier]).mean(axis=1) >= threshold
                 for one in np.flatnonzero(alike & (earlier != np.arange(len(earlier)))):
                     _union(parent, int(one), int(earlier[one]))
-    return [_root(parent, index) for index in range(len(texts))]
+    first: dict[int, int] = {}
+    return [first.setdefault(_root(parent, row), index) for index, row in enumerate(rows)]
 
 
 def _signatures(texts: Sequence[str]) -> np.ndarray:  # (N, 64) uint32
-    words = [re.findall(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]+", normalize(text)) or [""] for text in texts]
+    words = [re.findall(r"[\u4e00-\u9fff]|[^\W_\u4e00-\u9fff]+", text) or [""] for text in texts]
     padding = [None] * (SHINGLE - 1)  # ends every text: one shingle starts at each word
     counts = np.array([len(some) for some in words])
     starts = np.cumsum(counts + len(padding)) - counts - len(padding)
@@ -147,7 +151,7 @@ def _signatures(texts: Sequence[str]) -> np.ndarray:  # (N, 64) uint32
 
 def _earlier_alike(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """For each row the first equal row, and the last one before it (itself where there is none)."""
-    rows = np.ascontiguousarray(rows).view([("", rows.dtype)] * rows.shape[1]).ravel()
+    rows = np.ascontiguousarray(rows).view(np.uint64) @ np.array([1, 0x9E3779B97F4A7C15], np.uint64)
     _, index, inverse = np.unique(rows, return_index=True, return_inverse=True)
     order = np.argsort(inverse, kind="stable")
     same = inverse[order[1:]] == inverse[order[:-1]]

@@ -41,9 +41,10 @@ def test_there_are_a_million_words_of_every_library(docs):
 
 
 def test_docstrings_are_plain_prose(docs):
+    code = re.compile(r"://|\w@\w+\.\w|^>>>|```|^\.\. \w+::|:\w+:`|[{]|  ", re.MULTILINE)
     for doc in docs:
         assert doc.text == "\n\n".join(filter(None, [doc.summary, doc.body])) and "\n" not in doc.summary
-        assert not re.search(r"://|\w@\w+\.\w|^>>>|```|^\.\. \w+::|:\w+:`|[{]|  ", doc.text, re.MULTILINE), doc
+        assert not code.search(doc.text), doc
     letters = Counter(character.isalpha() or character.isspace() for doc in docs for character in doc.text)
     assert letters[True] / letters.total() > 0.93
 
@@ -74,9 +75,11 @@ def test_planted_copies_are_dropped(package):
     first = '"""Loads the shelf, book by book.\n\n%s"""\n'
     body = "It opens every file once and keeps what it read, however many readers ask for it later on."
     shelf = package(
-        a=first % body, b=first % body, c='"""LOADS the shelf (book by book)!\n\nSomething else entirely here."""\n',
+        a=first % body,
+        b=first % body,
+        c='"""LOADS the shelf (book by book)!\n\nSomething else entirely here."""\n',
         d=f'"""Another sentence that opens.\n\n{body.upper()}\n\nAnd one more of its own here."""\n',
-    )  # fmt: skip
+    )
     [one, two] = library.docstrings(shelf)
     assert (one.module, one.body) == ("shelf.a", body)
     assert (two.module, two.body) == ("shelf.d", "And one more of its own here.")
@@ -152,9 +155,11 @@ def test_see_also_of_the_installed_packages():
 
 def test_import_baskets(package):
     shelf = package(
-        a="import os, json, shelf.b", b="import json\nfrom os import path\nfrom __future__ import annotations",
-        c="import os, rare, json", d="import os",
-    )  # fmt: skip
+        a="import os, json, shelf.b",
+        b="import json\nfrom os import path\nfrom __future__ import annotations",
+        c="import os, rare, json",
+        d="import os",
+    )
     assert library.import_baskets(shelf, least=2) == [
         library.Basket(("json", "os"), "shelf", f"shelf/{name}.py") for name in "abc"
     ]
