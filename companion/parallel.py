@@ -66,7 +66,7 @@ def translation_pairs(count: int = 20_000, kinds: Sequence[str] | None = None, s
     Each style of source has one style of target, so a translation can be exactly right. Split them with
     `split(pairs, key="target")`: then neither a source nor a target is on two sides. A held-out pair is an
     unseen combination (a date, an amount, a list) of pieces that training shows. A tenth of all names is kept
-    out of every other pair and makes the kind "unseen", given only when asked for: no model can know those.
+    out of every other pair and makes the kind "unseen", given only when asked for: hardly one can be known.
 
     Args:
         count: Pairs wanted. Fewer come when the kinds asked for cannot make as many.
