@@ -3,6 +3,7 @@
 import ast
 import hashlib
 import re
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
@@ -226,6 +227,8 @@ def _states(doc: str, parameter: str, value: str) -> bool:
 
 def _same(one: str, other: str) -> bool:
     try:
-        return repr(ast.literal_eval(one)) == repr(ast.literal_eval(other))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about escapes in other people's strings
+            return repr(ast.literal_eval(one)) == repr(ast.literal_eval(other))
     except (ValueError, SyntaxError):
         return False

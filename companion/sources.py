@@ -178,9 +178,8 @@ def _row(path: Path, folder: Path, package: str) -> list | None:
     if tree is None:
         return None
     inside = path.relative_to(folder)
-    module = ".".join([package] * (package != "stdlib") + list(inside.with_suffix("").parts)).removesuffix(
-        ".__init__"
-    )
+    parts = [*([package] if package != "stdlib" else []), *inside.with_suffix("").parts]
+    module = ".".join(parts).removesuffix(".__init__")
     statements = [(tree, ""), *_statements(tree, "")]
     imports = {name for node, _ in statements for name in _imported(node)}
     documented = [list(item) for node, name in statements for item in _definitions(node, name) if item.doc]
