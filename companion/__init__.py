@@ -29,13 +29,19 @@ from companion.models import (
 __version__ = "0.1.0"
 
 _ON_FIRST_USE = {
+    "tokenizer": [],
     "text": ["WordTokenizer", "SubwordTokenizer", "load_tokenizer"],
+    "splits": [],
+    "prose": [],
     "download": [],
+    "sources": [],
     "library": [],
     "parallel": [],
     "data": [],
     "evaluation": [],
     "visualization": [],
+    "artifact": [],
+    "labeled": [],
     "classification": ["TextClassifier"],
 }
 _HOME = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
