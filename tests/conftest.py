@@ -16,8 +16,15 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# Shapes are drawn alike in every run. A first call compiles, so no example has a deadline.
-hypothesis.settings.register_profile("companion", deadline=None, derandomize=True, database=None)
+# Shapes are drawn alike in every run. A first call compiles, so no example has a deadline; JAX compiles every
+# operation again for every new shape, so it gets fewer of them.
+hypothesis.settings.register_profile(
+    "companion",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=20 if keras.backend.backend() == "jax" else 100,
+)
 hypothesis.settings.load_profile("companion")
 
 
