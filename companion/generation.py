@@ -72,6 +72,8 @@ def generate(
     _check(
         model,
         source_tokens=source_tokens,
+        begin_id=begin_id,
+        end_id=end_id,
         max_length=max_length,
         strategy=strategy,
         beam_size=beam_size,
@@ -92,11 +94,17 @@ def generate(
 
 def _check(model, **arguments):
     vocabulary_size = model.output.shape[-1]
+    an_id = f"from 1 to {vocabulary_size - 1}"
     in_vocabulary = f"from 1 to the vocabulary size, {vocabulary_size}"
     layers = {layer.name: layer for layer in model.layers}
     limit = getattr(layers.get("target_embedding"), "max_length", np.inf)
     rules = {
         "source_tokens": ("have shape (batch, length)", lambda x: x.ndim == 2),
+        "begin_id": (f"be {an_id}", lambda x: 1 <= x < vocabulary_size),
+        "end_id": (
+            f"be {an_id} and not begin_id",
+            lambda x: 1 <= x < vocabulary_size and x != arguments["begin_id"],
+        ),
         "max_length": (f"be from 1 to the model's own max_length, {limit}", lambda x: 1 <= x <= limit),
         "strategy": (f"be one of {', '.join(STRATEGIES)}", lambda x: x in STRATEGIES),
         "beam_size": (f"be {in_vocabulary}", lambda x: 1 <= x <= vocabulary_size),
