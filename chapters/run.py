@@ -26,7 +26,7 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
 }
-LOG_LINE = re.compile(r"^(WARNING: All log messages before absl|[IW]\d{4} \d\d:\d\d:).*\n", re.MULTILINE)
+LOG_LINE = re.compile(r"^(WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:).*\n", re.MULTILINE)
 COLOR = re.compile(r"\x1b\[[\d;]*m")
 
 
