@@ -80,7 +80,7 @@ def step_changes():
 
     def changes(model, inputs, labels, loss="mse"):
         before = {weight.path: weight.numpy().copy() for weight in model.trainable_weights}
-        model.compile(keras.optimizers.SGD(1.0), loss, run_eagerly=True)
+        model.compile(keras.optimizers.SGD(1.0), loss, run_eagerly=keras.backend.backend() != "jax")
         model.train_on_batch(inputs, labels)
         return {
             weight.path: np.abs(weight.numpy() - before[weight.path]).max()

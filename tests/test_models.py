@@ -9,6 +9,7 @@ from companion import attention_weights, lstm_classifier, lstm_seq2seq, transfor
 
 backend = pytest.mark.backend
 TOKENS = np.array([[5, 3, 8, 1, 0, 0], [2, 9, 4, 7, 6, 1], [4, 0, 0, 0, 0, 0]], "int32")
+EAGERLY = keras.backend.backend() != "jax"  # eager JAX compiles an LSTM again at every call
 TARGET = np.array([[2, 5, 7, 3], [2, 6, 0, 0], [2, 4, 8, 0]], "int32")
 PAIR = {"source_tokens": TOKENS, "target_tokens": TARGET}
 
@@ -147,7 +148,7 @@ def test_a_classifier_learns(make, rng):
     """The class is the remainder of its tokens by 3, all alike."""
     tokens = np.repeat(rng.integers(1, 10, (96, 1)), 3, axis=1).astype("int32")
     model = make()
-    model.compile(keras.optimizers.Adam(0.03), "sparse_categorical_crossentropy", run_eagerly=True)
+    model.compile(keras.optimizers.Adam(0.03), "sparse_categorical_crossentropy", run_eagerly=EAGERLY)
     losses = model.fit(tokens, tokens[:, 0] % 3, batch_size=32, epochs=8, verbose=0).history["loss"]
     assert losses[-1] < 0.6 * losses[0]
 
@@ -179,8 +180,8 @@ def test_mixed_precision_is_close_to_float32(make, inputs, policy):
     mixed.set_weights(weights)
     actual = outputs(mixed, inputs)
     assert actual.dtype == np.float32 and all(weight.dtype == "float32" for weight in mixed.trainable_weights)
-    assert np.abs(actual - expected).max() < 0.05 * np.abs(expected).max() + 0.01
-    assert np.abs(actual - expected).max() > 0  # it was computed in less
+    error = np.abs(actual - expected).mean() / np.abs(expected).mean()
+    assert 0 < error < (0.01 if policy == "mixed_float16" else 0.05)
 
 
 # Saving
