@@ -138,7 +138,7 @@ def test_setup_refuses_an_old_python_and_names_the_ones_that_do(tmp_path):
 @needs_make
 def test_an_environment_that_is_up_to_date_is_left_alone(tmp_path):
     """What the image relies on: offline, nothing is installed again."""
-    command = [MAKE, "--dry-run", "lint", f"VENV={tmp_path}"]
+    command = [MAKE, "--no-print-directory", "--dry-run", "lint", f"VENV={tmp_path}"]
     printed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True).stdout
     assert "pip --disable-pip-version-check install" in printed
     (tmp_path / "bin").mkdir()
