@@ -28,23 +28,29 @@ from companion.models import (
 
 __version__ = "0.1.0"
 
+# What modules only lend one another is reached through them, and so is what would take another's name: the
+# function of the module download; confusion_matrix of visualization, which draws what evaluation's counts.
 _ON_FIRST_USE = {
-    "tokenizer": [],
-    "text": ["WordTokenizer", "SubwordTokenizer", "load_tokenizer"],
-    "splits": [],
-    "prose": [],
-    "download": [],
-    "sources": [],
-    "library": [],
-    "parallel": [],
-    "data": [],
-    "evaluation": [],
-    "visualization": [],
-    "artifact": [],
-    "labeled": [],
-    "classification": ["TextClassifier"],
+    "cache": "cache_folder",
+    "tokenizer": "Tokenizer",
+    "text": "SubwordTokenizer WordTokenizer load_tokenizer",
+    "splits": "Splits near_duplicates normalize random_split split split_of",
+    "prose": "",
+    "download": "Dataset DownloadError extract",
+    "sources": "",
+    "library": "Basket Color DefaultValue Docstring Rule SeeAlso Topic "
+    "colors default_values docstrings eliza import_baskets see_also topics",
+    "parallel": "Name Pair interface_strings language_names translation_pairs",
+    "data": "Example library_classification sequence_batches text_batches",
+    "evaluation": "accuracy bleu chrf confidence_interval confusion_matrix cross_entropy exact_match "
+    "macro_f1 perplexity perplexity_from_loss",
+    "visualization": "attention_heatmap chinese_font head_grid positional_encoding_map set_style "
+    "training_curves vector_map",
+    "artifact": "load_artifact save_artifact",
+    "labeled": "",
+    "classification": "TextClassifier",
 }
-_HOME = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
+_HOME = {name: module for module, names in _ON_FIRST_USE.items() for name in names.split()}
 
 __all__ = [
     "DecoderBlock",

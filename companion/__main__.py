@@ -64,8 +64,8 @@ def predict(options: argparse.Namespace) -> int:
     classifier = TextClassifier.load(options.model)
     texts = iter(options.text) if options.text else _lines(options.file)
     while some := list(itertools.islice(texts, LINES_AT_A_TIME)):
-        labels, probabilities = classifier.predict(some), classifier.predict_proba(some)
-        for text, label, row in zip(some, labels, probabilities, strict=True):
+        probabilities = classifier.predict_proba(some)
+        for text, label, row in zip(some, classifier.decide(probabilities), probabilities, strict=True):
             scores = {str(name): round(float(p), 4) for name, p in zip(classifier.classes, row, strict=True)}
             print(_line(text, label, scores, options.format), flush=True)
     return 0
@@ -130,10 +130,8 @@ def _examined(check):
             return check()
         except Exception as error:  # whatever is broken must not stop the doctor
             level = "note" if isinstance(error, ModuleNotFoundError) else "fault"  # packages: says which
-            found = re.sub(r"\x1b\[\d+m|\s+", " ", f"{type(error).__name__}: {error}")[
-                :200
-            ]  # Keras writes in bold
-            return Finding(level, check.subject, found, check.advice)
+            found = re.sub(r"\x1b\[\d+m|\s+", " ", f"{type(error).__name__}: {error}")  # Keras writes in bold
+            return Finding(level, check.subject, found[:200], check.advice)
 
 
 def _check(subject, advice):

@@ -16,7 +16,7 @@ def save_artifact(
     """Writes a folder that `load_artifact` reads.
 
     Args:
-        folder: New, or a folder of the same kind, which is replaced; a reader never sees half of either.
+        folder: New, empty, or of the same kind and replaced; a reader never sees half of either.
         kind: What it holds, "companion.TextClassifier".
         version: Of the layout; raise it when older code could not read it.
         config: What JSON can hold.
@@ -25,8 +25,8 @@ def save_artifact(
         FileExistsError: The folder holds something else.
     """
     folder = Path(folder)
-    if folder.exists() and not (folder.is_dir() and _kind_of(folder / CONFIG) == kind):
-        raise FileExistsError(f"folder must be new or hold a {kind}; {folder} holds something else.")
+    if folder.exists() and not (_is_empty(folder) or _kind_of(folder / CONFIG) == kind):
+        raise FileExistsError(f"folder must be new, empty or hold a {kind}; {folder} holds something else.")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         new = Path(temporary, "new")
@@ -34,6 +34,7 @@ def save_artifact(
         write(new)
         digests = {path.name: _digest(path) for path in sorted(new.iterdir())}
         fields = {"kind": kind, "version": version, "sha256": digests, "config": config}
+        fields["seal"] = _seal(fields)
         (new / CONFIG).write_text(json.dumps(fields, indent=1, ensure_ascii=False), encoding="utf-8")
         _swap(new, folder, Path(temporary, "old"))
 
@@ -56,20 +57,22 @@ def load_artifact(folder: str | os.PathLike, kind: str, version: int) -> dict:
         raise FileNotFoundError(f"folder must hold a {kind}; there is no {path}.")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
-        found, saved, digests, config = (fields[name] for name in ("kind", "version", "sha256", "config"))
+        found, saved, seal = (fields[name] for name in ("kind", "version", "seal"))
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"folder must hold a {kind}; {path} is damaged: {error!r}.") from error
     if found != kind:
         raise ValueError(f"folder must hold a {kind}; {path} says {found!r}.")
-    if not isinstance(saved, int) or saved > version:
+    if isinstance(saved, int) and saved > version:
         raise ValueError(
             f"{folder} was saved by a newer companion: version {saved} of a {kind}, and this one reads up to "
             f"{version}. Upgrade companion."
         )
-    for name, digest in digests.items():
+    if seal != _seal(fields):
+        raise ValueError(f"{folder} is damaged: {CONFIG} is not as it was saved.")
+    for name, digest in fields["sha256"].items():
         if not path.with_name(name).is_file() or _digest(path.with_name(name)) != digest:
             raise ValueError(f"{folder} is damaged: {name} is missing or not as it was saved.")
-    return config
+    return fields["config"]
 
 
 def _swap(new, folder, old):
@@ -89,6 +92,16 @@ def _kind_of(path):
         return json.loads(path.read_text(encoding="utf-8"))["kind"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _is_empty(folder):
+    return folder.is_dir() and not any(folder.iterdir())
+
+
+def _seal(fields):
+    """A checksum of all fields but itself: then whoever reads them need not doubt any of them."""
+    text = json.dumps({name: value for name, value in fields.items() if name != "seal"}, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _digest(path):

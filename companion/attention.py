@@ -6,6 +6,8 @@ A mask is boolean, True where a token may be attended to, and is passed as `atte
 import keras
 from keras import ops
 
+from companion.base import Layer, check_heads, check_shares
+
 
 def padding_mask(tokens, padding_id: int = 0):
     """Which tokens are real, in the shape that attention takes.
@@ -44,9 +46,9 @@ def attention_distribution(query, key, attention_mask=None):
         allowed is uniform.
     """
     scores = ops.matmul(query * (query.shape[-1] ** -0.5), ops.swapaxes(key, -1, -2))
-    scores = ops.cast(
-        scores, keras.backend.result_type(scores.dtype, "float32")
-    )  # half precision loses the sum
+    # half precision loses the sum
+    dtype = keras.backend.result_type(scores.dtype, "float32")
+    scores = ops.cast(scores, dtype)
     if attention_mask is not None:
         # large but finite: a fully masked row must not become NaN
         scores = ops.where(attention_mask, scores, -1e9)
@@ -84,7 +86,7 @@ def scaled_dot_product_attention(query, key, value, attention_mask=None):
 
 
 @keras.saving.register_keras_serializable("companion")
-class MultiHeadAttention(keras.layers.Layer):
+class MultiHeadAttention(Layer):
     """H attentions side by side, each on its own projection of width D = M / H.
 
     `project` and `attend` are the two halves of a call; a cache keeps what `project` returned.
@@ -103,17 +105,15 @@ class MultiHeadAttention(keras.layers.Layer):
         output: (B, T, M) float.
         weights: (B, H, T, S) float, before dropout.
     Raises:
-        ValueError: num_heads does not divide model_dim.
+        ValueError: num_heads does not divide model_dim, or dropout is outside [0, 1).
     Source: Vaswani et al. 2017, section 3.2.2. Differs: the projections have biases, as in BERT and Keras.
     """
 
     def __init__(self, model_dim, num_heads, dropout=0.0, **kwargs):
         super().__init__(**kwargs)
-        if num_heads < 1 or model_dim % num_heads:
-            raise ValueError(
-                f"num_heads must divide model_dim; received model_dim={model_dim}, num_heads={num_heads}."
-            )
-        self.model_dim, self.num_heads = model_dim, num_heads
+        check_heads(model_dim, num_heads)
+        check_shares(dropout=dropout)
+        self.model_dim, self.num_heads = int(model_dim), int(num_heads)
         self.query_projection = self._dense("query")
         self.key_projection = self._dense("key")
         self.value_projection = self._dense("value")

@@ -1,5 +1,6 @@
 """Text classification, whole: the article's section 5, working. Texts and labels in, one artifact out."""
 
+import copy
 import inspect
 import os
 from collections.abc import Iterable
@@ -9,14 +10,16 @@ import keras
 import numpy as np
 
 from companion.artifact import load_artifact, save_artifact
+from companion.base import check_at_least, check_heads, check_shares, takes_plain_numbers
 from companion.evaluation import accuracy, macro_f1
 from companion.labeled import (
+    Progress,
     WordDropoutBatches,
-    checked_classes,
     checked_labeled,
+    checked_sides,
     checked_texts,
+    class_numbers,
     class_weights,
-    stratified_split,
 )
 from companion.models import lstm_classifier, transformer_classifier
 from companion.text import WordTokenizer, load_tokenizer
@@ -36,7 +39,7 @@ class TextClassifier:
         max_length: Words read of each text, >= 1; what follows is ignored.
         language: "en" or "zh" (character by character), as `WordTokenizer`.
         threshold: Of two classes, `classes[1]` is the answer from this probability on, in (0, 1). Of more
-            classes the most probable one is the answer, whatever the threshold.
+            classes the most probable one is the answer, whatever the threshold. `fit` begins with it again.
         seed: Of the split, the weights, the order and the dropout: `fit` sets the global seeds.
         **sizes: Passed on to `transformer_classifier` or `lstm_classifier`: model_dim, dropout ...
     Attributes:
@@ -47,6 +50,7 @@ class TextClassifier:
     Source: the article, section 5. Differs: errata E22 to E27.
     """
 
+    @takes_plain_numbers
     def __init__(
         self,
         architecture: str = "transformer",
@@ -59,12 +63,14 @@ class TextClassifier:
         **sizes,
     ):
         _check_architecture(architecture, sizes)
-        _check_at_least_one(vocabulary_size=vocabulary_size, min_count=min_count, max_length=max_length)
+        check_at_least(1, vocabulary_size=vocabulary_size, min_count=min_count, max_length=max_length)
+        WordTokenizer((), language)  # a wrong language shows here
         if not 0 < threshold < 1:
             raise ValueError(f"threshold must lie between 0 and 1; received threshold={threshold}.")
         self.architecture, self.sizes = architecture, sizes
         self.vocabulary_size, self.min_count, self.max_length = vocabulary_size, min_count, max_length
-        self.language, self.threshold, self.seed = language, threshold, seed
+        self.language, self.seed = language, seed
+        self.initial_threshold = self.threshold = threshold
         self.classes, self.history, self.tokenizer, self.model = [], {}, None, None
 
     def fit(
@@ -96,40 +102,36 @@ class TextClassifier:
             label_smoothing: Share of each target spread over all classes, in [0, 1).
             learning_rate: Of Adam.
             batch_size, epochs: Texts per step; most passes over them; each >= 1.
-            patience: Passes without a smaller validation loss before stopping.
+            patience: Passes without a smaller validation loss before stopping, >= 0.
             tune_threshold: Of two classes, set `threshold` where macro-F1 on the validation texts is best.
             progress: Print a line per epoch.
         Returns:
-            The classifier itself.
+            The classifier itself. If anything fails it stays as it was.
         Raises:
-            TypeError: A text is no string; a label is neither string nor integer.
-            ValueError: Only one class, an empty text, lengths that differ, an argument out of range.
+            TypeError: A text is no string; a label is neither string nor integer; validation_data is no pair.
+            ValueError: Only one class, an empty text, lengths that differ, a label of validation_data that
+                labels lack, an argument out of range.
         """
-        _check_shares(validation_fraction, word_dropout, label_smoothing)
-        _check_at_least_one(batch_size=batch_size, epochs=epochs)
-        train = checked_labeled(texts, labels)
-        classes = checked_classes(train[1])
+        check_shares(word_dropout=word_dropout, label_smoothing=label_smoothing)
+        check_at_least(1, batch_size=batch_size, epochs=epochs)
+        check_at_least(0, patience=patience)
+        sides = checked_sides(texts, labels, validation_data, validation_fraction, self.seed)
+        train, held_out, classes = sides
         if tune_threshold and len(classes) != 2:
             raise ValueError(f"tune_threshold needs two classes; received {len(classes)}.")
-        if validation_data is None:
-            train, held_out = stratified_split(*train, validation_fraction, self.seed)
-        else:
-            held_out = checked_labeled(*validation_data)
         keras.utils.set_random_seed(self.seed)
-        self._build(train[0], classes, learning_rate, label_smoothing)
-        tokens, targets = self._arrays(*train)
-        weights = class_weights(targets) if balance else np.ones(len(targets), np.float32)
-        unknown_id = self.tokenizer.unknown_id
-        batches = WordDropoutBatches(
-            tokens, targets, weights, word_dropout, unknown_id, batch_size, self.seed
-        )
+        fitted = copy.copy(self)  # if training fails, nothing of self has changed
+        fitted.classes, fitted.threshold = classes, self.initial_threshold
+        fitted._build(train[0], learning_rate, label_smoothing)
+        batches = fitted._batches(*train, balance, word_dropout, batch_size)
         stopping = keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)
-        callbacks = [stopping, _Progress()] if progress else [stopping]
-        validation = self._arrays(*held_out)
-        self.model.fit(batches, validation_data=validation, epochs=epochs, verbose=0, callbacks=callbacks)
-        self.history = self.model.history.history
+        callbacks = [stopping, Progress()] if progress else [stopping]
+        validation = fitted._arrays(*held_out)
+        fitted.model.fit(batches, validation_data=validation, epochs=epochs, verbose=0, callbacks=callbacks)
+        fitted.history = fitted.model.history.history
         if tune_threshold:
-            self._tune_threshold(*held_out)
+            fitted._tune_threshold(*held_out)
+        vars(self).update(vars(fitted))
         return self
 
     def predict_proba(self, texts: Iterable[str]) -> np.ndarray:
@@ -160,12 +162,24 @@ class TextClassifier:
         Returns:
             List of N: labels, or None.
         Raises:
-            As `predict_proba`.
+            As `predict_proba`; ValueError: abstain_below is out of range.
         """
-        probabilities = self.predict_proba(texts)
-        answers = [self.classes[i] for i in self._choices(probabilities, self.threshold)]
+        return self.decide(self.predict_proba(texts), abstain_below)
+
+    def decide(self, probabilities: np.ndarray, abstain_below: float = 0.0) -> list:
+        """The labels that `predict` answers where `predict_proba` gives these probabilities.
+
+        Args:
+            probabilities: (N, C) floats.
+            abstain_below: As `predict`.
+        Returns:
+            List of N: labels, or None.
+        """
+        if not 0 <= abstain_below <= 1:
+            raise ValueError(f"abstain_below must lie in [0, 1]; received abstain_below={abstain_below}.")
         sure = probabilities.max(axis=1) >= abstain_below
-        return [answer if is_sure else None for answer, is_sure in zip(answers, sure, strict=True)]
+        choices = self._choices(probabilities, self.threshold)
+        return [self.classes[i] if is_sure else None for i, is_sure in zip(choices, sure, strict=True)]
 
     def evaluate(self, texts: Iterable[str], labels: Iterable[str | int]) -> dict[str, float]:
         """Compares predictions with labels.
@@ -180,7 +194,7 @@ class TextClassifier:
         """
         self._check_trained()
         texts, labels = checked_labeled(texts, labels)
-        targets, probabilities = self._targets(labels), self.predict_proba(texts)
+        targets, probabilities = class_numbers(labels, self.classes), self.predict_proba(texts)
         answers = self._choices(probabilities, self.threshold)
         right = probabilities[np.arange(len(targets)), targets]
         return {
@@ -194,15 +208,17 @@ class TextClassifier:
         """Writes everything that prediction needs into one folder, whole or not at all.
 
         Args:
-            folder: New, or a saved TextClassifier, which is replaced.
+            folder: New, empty, or a saved TextClassifier, which is replaced.
         Raises:
             FileExistsError: The folder holds something else.
             RuntimeError: Nothing is trained yet.
         """
         self._check_trained()
         names = [name for name in inspect.signature(type(self)).parameters if name != "sizes"]
+        arguments = {name: getattr(self, name) for name in names} | self.sizes
         config = {
-            "arguments": {name: getattr(self, name) for name in names} | self.sizes,
+            "arguments": arguments | {"threshold": self.initial_threshold},
+            "threshold": self.threshold,
             "classes": self.classes,
             "history": {name: [float(x) for x in values] for name, values in self.history.items()},
         }
@@ -220,7 +236,8 @@ class TextClassifier:
         """
         config = load_artifact(folder, KIND, VERSION)
         classifier = cls(**config["arguments"])
-        classifier.classes, classifier.history = config["classes"], config["history"]
+        for name in ("classes", "history", "threshold"):
+            setattr(classifier, name, config[name])
         classifier.tokenizer = load_tokenizer(Path(folder, "tokenizer.json"))
         classifier.model = keras.saving.load_model(Path(folder, "model.keras"), compile=False)
         return classifier
@@ -229,14 +246,13 @@ class TextClassifier:
         self.tokenizer.save(folder / "tokenizer.json")
         self.model.save(folder / "model.keras", include_optimizer=False)
 
-    def _build(self, texts, classes, learning_rate, label_smoothing):
-        self.classes = classes
+    def _build(self, texts, learning_rate, label_smoothing):
         self.tokenizer = WordTokenizer.train(
             texts, self.language, max_words=self.vocabulary_size, min_count=self.min_count
         )
         length = {"max_length": self.max_length} if self.architecture == "transformer" else {}
         build = BUILDERS[self.architecture]
-        self.model = build(self.tokenizer.vocabulary_size, len(classes), **length, **self.sizes)
+        self.model = build(self.tokenizer.vocabulary_size, len(self.classes), **length, **self.sizes)
         loss = keras.losses.CategoricalCrossentropy(label_smoothing=label_smoothing)
         optimizer = keras.optimizers.Adam(learning_rate)
         self.model.compile(optimizer, loss, metrics=["accuracy"], weighted_metrics=[])
@@ -245,14 +261,14 @@ class TextClassifier:
         return self.tokenizer.encode_batch(texts, length=self.max_length)  # (N, L), L never varies
 
     def _arrays(self, texts, labels):
-        return self._tokens(texts), np.eye(len(self.classes), dtype=np.float32)[self._targets(labels)]
+        numbers = class_numbers(labels, self.classes)
+        return self._tokens(texts), np.eye(len(self.classes), dtype=np.float32)[numbers]
 
-    def _targets(self, labels):
-        index = {label: i for i, label in enumerate(self.classes)}
-        for i, label in enumerate(labels):
-            if label not in index:
-                raise ValueError(f"labels must be among {self.classes}; received labels[{i}]={label!r}.")
-        return np.array([index[label] for label in labels])
+    def _batches(self, texts, labels, balance, word_dropout, batch_size):
+        tokens, targets = self._arrays(texts, labels)
+        weights = class_weights(targets) if balance else np.ones(len(targets), np.float32)
+        unknown_id = self.tokenizer.unknown_id
+        return WordDropoutBatches(tokens, targets, weights, word_dropout, unknown_id, batch_size, self.seed)
 
     def _choices(self, probabilities, threshold):
         if len(self.classes) == 2:
@@ -260,7 +276,7 @@ class TextClassifier:
         return probabilities.argmax(axis=1)
 
     def _tune_threshold(self, texts, labels):
-        probabilities, targets = self.predict_proba(texts), self._targets(labels)
+        probabilities, targets = self.predict_proba(texts), class_numbers(labels, self.classes)
         candidates = sorted(np.arange(5, 96) / 100, key=lambda x: abs(x - 0.5))  # first of equals
         scores = [macro_f1(targets, self._choices(probabilities, x)) for x in candidates]
         self.threshold = float(candidates[np.argmax(scores)])
@@ -270,30 +286,14 @@ class TextClassifier:
             raise RuntimeError("TextClassifier must be trained; call fit, or TextClassifier.load.")
 
 
-class _Progress(keras.callbacks.Callback):
-    def on_epoch_end(self, epoch, logs=None):
-        line = "epoch {:2}: loss {loss:.3f}, accuracy {accuracy:.3f}, validation accuracy {val_accuracy:.3f}"
-        print(line.format(epoch + 1, **logs), flush=True)
-
-
 def _check_architecture(architecture, sizes):
     if architecture not in BUILDERS:
         raise ValueError(f"architecture must be one of {sorted(BUILDERS)}; received {architecture!r}.")
-    parameters = set(inspect.signature(BUILDERS[architecture]).parameters)
-    known = sorted(parameters - {"vocabulary_size", "num_classes", "max_length"})
+    parameters = inspect.signature(BUILDERS[architecture]).parameters
+    known = sorted(set(parameters) - {"vocabulary_size", "num_classes", "max_length"})
     if unknown := sorted(set(sizes) - set(known)):
         raise ValueError(f"architecture {architecture!r} takes {known}; received {unknown}.")
-
-
-def _check_at_least_one(**numbers):
-    for name, number in numbers.items():
-        if number < 1:
-            raise ValueError(f"{name} must be at least 1; received {name}={number}.")
-
-
-def _check_shares(validation_fraction, word_dropout, label_smoothing):
-    if not 0 < validation_fraction < 1:
-        raise ValueError(f"validation_fraction must lie between 0 and 1; received {validation_fraction}.")
-    for name, share in {"word_dropout": word_dropout, "label_smoothing": label_smoothing}.items():
-        if not 0 <= share < 1:
-            raise ValueError(f"{name} must lie in [0, 1); received {name}={share}.")
+    values = {name: sizes.get(name, parameters[name].default) for name in known}
+    check_shares(dropout=values["dropout"])
+    if values["num_layers"]:
+        check_heads(values["model_dim"], values.get("num_heads", 1))

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from companion.download import DATASETS, DownloadError, cache_folder, download, extract
+from companion.cache import cache_folder
+from companion.download import DATASETS, DownloadError, download, extract
 from companion.library import (
     Docstring,
     colors,
@@ -72,7 +73,7 @@ class Example(NamedTuple):
 def library_classification(
     libraries: Sequence[str] = LIBRARIES, most: int | None = 1000, seed: int = 0
 ) -> list[Example]:
-    """Which library does this sentence document? Summaries of docstrings, labelled by package.
+    """Which library does this sentence document? Summaries of docstrings, labeled by package.
 
     Authors of one file write alike, so `split(examples, key="file")`: `random_split` flatters.
 
@@ -83,16 +84,20 @@ def library_classification(
     Returns:
         Examples, shuffled. No text nearly repeats another one.
     Raises:
-        ValueError: fewer than two libraries, or most is not positive.
+        ValueError: fewer than two libraries, one without a docstring, or most is not positive.
     """
     if len(set(libraries)) < 2:
         raise ValueError(f"libraries must name two or more packages; received libraries={tuple(libraries)}.")
     if most is not None and most < 1:
         raise ValueError(f"most must be at least 1; received most={most}.")
     found = {package: [] for package in libraries}
-    for doc in docstrings():
+    # those of PACKAGES come out of what is kept for all of them: any other choice is read anew
+    packages = PACKAGES if found.keys() <= set(PACKAGES) else tuple(found)
+    for doc in docstrings(packages):
         if doc.package in found:
             found[doc.package].append(Example(doc.summary, doc.package, doc.file))
+    if empty := [package for package, some in found.items() if not some]:
+        raise ValueError(f"libraries must be installed and documented; received {', '.join(empty)}.")
     random = Random(seed)
     examples = [
         one for some in found.values() for one in random.sample(some, min(len(some), most or len(some)))

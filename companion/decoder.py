@@ -4,11 +4,12 @@ import keras
 from keras import ops
 
 from companion.attention import MultiHeadAttention, causal_mask
-from companion.encoder import FeedForward, check_width
+from companion.base import Layer, check_width, plain
+from companion.encoder import FeedForward
 
 
 @keras.saving.register_keras_serializable("companion")
-class DecoderBlock(keras.layers.Layer):
+class DecoderBlock(Layer):
     """Causal self-attention, attention to the source, then a feed-forward network, each added to its input.
 
     `step` computes the same for a few new positions at a time, reading the earlier ones from a cache.
@@ -23,13 +24,14 @@ class DecoderBlock(keras.layers.Layer):
         target: (B, T, M) float.
         source: (B, S, M) float, the encoder's output; needed if and only if cross_attention.
         attention_mask: bool, broadcastable to (B, T, T): further limits to the self-attention, which is
-            always causal; True = may attend.
+            always causal; True = may attend. A position attends to itself whatever the mask says, so that
+            a target that begins with padding does not look into its future.
         source_mask: bool, broadcastable to (B, T, S), e.g. (B, 1, S) from `padding_mask`; True = may attend.
     Returns:
         (B, T, M) float.
     Raises:
-        ValueError: num_heads does not divide model_dim; target has another width; source missing, or given to
-            decoder-only block.
+        ValueError: num_heads does not divide model_dim; dropout is outside [0, 1); target has another width;
+            source missing, or given to a decoder-only block.
     Source: Vaswani et al. 2017, section 3.1. Differs: normalizes first (Xiong et al. 2020), so that a stack
     of blocks ends with one more LayerNormalization.
     """
@@ -102,8 +104,11 @@ class DecoderBlock(keras.layers.Layer):
             source_mask: bool, broadcastable to (B, N, S).
         Returns:
             (B, N, M) float, and the cache with the new positions written into it.
+        Raises:
+            ValueError: position is an int, and the new positions reach past the cache.
         """
         target = ops.convert_to_tensor(target)
+        _check_room(cache, position, target)
         normalized = self.self_attention_norm(target)
         cache = tuple(
             ops.slice_update(old, (0, 0, position, 0), new)
@@ -123,7 +128,8 @@ class DecoderBlock(keras.layers.Layer):
     def _attend_to_target(self, target, attention_mask, training=None):
         mask = causal_mask(ops.shape(target)[1])
         if attention_mask is not None:
-            mask = ops.logical_and(mask, attention_mask)
+            # its transpose adds the diagonal only: a row without anything allowed would see the future
+            mask = ops.logical_and(mask, ops.logical_or(attention_mask, ops.transpose(mask)))
         normalized = self.self_attention_norm(target)
         attended, weights = self.self_attention(normalized, attention_mask=mask, training=training)
         return target + self.dropout(attended, training=training), weights
@@ -143,3 +149,11 @@ class DecoderBlock(keras.layers.Layer):
 
     def compute_output_shape(self, target_shape, source_shape=None):
         return target_shape
+
+
+def _check_room(cache, position, target):
+    length, count, position = cache[0].shape[2], target.shape[1], plain(position)
+    if isinstance(position, int) and not 0 <= position <= length - count:
+        raise ValueError(
+            f"position must leave room for {count} more in a cache of {length}; received position={position}."
+        )

@@ -1,10 +1,8 @@
 """Optional public data sets: fetched once over https, checked by hash, kept in the reader's cache folder."""
 
-import errno
 import hashlib
 import http.client
 import os
-import shutil
 import tarfile
 import tempfile
 import urllib.error
@@ -12,12 +10,14 @@ import urllib.parse
 import urllib.request
 import warnings
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-import platformdirs
 from filelock import FileLock
 from tqdm import tqdm
+
+from companion.cache import cache_folder
 
 CHUNK = 1 << 18
 TRIES = 3
@@ -64,13 +64,6 @@ class DownloadError(OSError):
     """A file could not be fetched; the message says what to do instead."""
 
 
-def cache_folder() -> Path:
-    """The folder for what is kept between runs: COMPANION_CACHE, or the user's cache folder of the system."""
-    return Path(
-        os.environ.get("COMPANION_CACHE") or platformdirs.user_cache_dir("companion", appauthor=False)
-    )
-
-
 def download(
     name_or_url: str, sha256: str | None = None, folder: str | Path | None = None, md5: str | None = None
 ) -> Path:
@@ -86,7 +79,7 @@ def download(
     Raises:
         ValueError: unknown name, not https, or the file does not have the expected hash.
         DownloadError: offline, unreachable, refused by the server, or cut off too often.
-        OSError: the disk is full.
+        OSError: the file cannot be written, for instance because the disk is full.
     Environment: COMPANION_MIRROR, a folder's address that holds the same file names, is asked instead of the
     original host; COMPANION_OFFLINE=1 forbids fetching.
     """
@@ -126,12 +119,11 @@ def extract(archive: str | Path, folder: str | Path | None = None) -> Path:
             return folder
         if folder == archive or not (zipfile.is_zipfile(archive) or tarfile.is_tarfile(archive)):
             raise ValueError(f"archive must be a .zip, .tar or .tar.gz file; received archive={archive}.")
-        part = Path(tempfile.mkdtemp(prefix=f"{folder.name}.", dir=folder.parent))
-        try:
+        with tempfile.TemporaryDirectory(prefix=f"{folder.name}.", dir=folder.parent) as temporary:
+            part = Path(temporary, "part")
+            part.mkdir()  # with the usual mode; the temporary folder is closed to others
             _unpack(archive, part)
             os.replace(part, folder)
-        finally:
-            shutil.rmtree(part, ignore_errors=True)
     return folder
 
 
@@ -221,21 +213,28 @@ def _transfer(url: str, part: Path) -> None:
 def _write(response, part: Path, start: int) -> None:
     total = response.headers.get("Content-Length")
     total = start + int(total) if total else None
-    bar = tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem)
-    with bar:
-        file = open(part, "ab" if start else "wb")
+    with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem) as bar:
         try:
-            with file:  # closing writes too
-                while chunk := response.read(CHUNK):
+            with open(part, "ab" if start else "wb") as file:  # closing writes too
+                for chunk in _chunks(response, bar):
                     file.write(chunk)
                     bar.update(len(chunk))
-        except (OSError, http.client.HTTPException) as error:
-            if getattr(error, "errno", None) != errno.ENOSPC:
-                raise DownloadError(f"{response.url} was cut off at byte {bar.n}: {error}.") from error
-            problem = f"no space left for {part.stem} after {bar.n:,} of {total or '?'} bytes; free some"
-            raise OSError(errno.ENOSPC, f"{problem} and call again, it resumes", str(part)) from error
+        except DownloadError:
+            raise
+        except OSError as error:  # not the network's: trying again would not help
+            place = f"{part.stem} after {bar.n:,} of {total or '?'} bytes"
+            problem = f"{error.strerror}: cannot write {place}; mend this and call again, it resumes"
+            raise OSError(error.errno, problem, str(part)) from error
     if total is not None and bar.n != total:
         raise DownloadError(f"{response.url} was cut off at byte {bar.n} of {total}.")
+
+
+def _chunks(response, bar: tqdm) -> Iterator[bytes]:
+    try:
+        while chunk := response.read(CHUNK):
+            yield chunk
+    except (OSError, http.client.HTTPException) as error:
+        raise DownloadError(f"{response.url} was cut off at byte {bar.n}: {error}.") from error
 
 
 def _mismatch(path: Path, data: Dataset) -> str | None:

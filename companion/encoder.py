@@ -3,16 +3,11 @@
 import keras
 
 from companion.attention import MultiHeadAttention
-
-
-def check_width(name: str, shape, model_dim: int):
-    """Refuse a tensor that a block cannot add to its output; width 1 would broadcast and pass unnoticed."""
-    if shape[-1] != model_dim:
-        raise ValueError(f"{name} must have width model_dim={model_dim}; received shape {tuple(shape)}.")
+from companion.base import Layer, check_shares, check_width
 
 
 @keras.saving.register_keras_serializable("companion")
-class FeedForward(keras.layers.Layer):
+class FeedForward(Layer):
     """Two dense layers with a nonlinearity between them, applied to each position alone.
 
     Args:
@@ -24,13 +19,16 @@ class FeedForward(keras.layers.Layer):
         x: (B, T, M) float.
     Returns:
         (B, T, M) float.
+    Raises:
+        ValueError: dropout is outside [0, 1).
     Source: Vaswani et al. 2017, section 3.3. Differs: dropout between the layers.
     """
 
     def __init__(self, model_dim, hidden_dim, activation="relu", dropout=0.0, **kwargs):
         super().__init__(**kwargs)
-        self.hidden = keras.layers.Dense(hidden_dim, activation, name="hidden", dtype=self.dtype_policy)
-        self.output_projection = keras.layers.Dense(model_dim, name="output", dtype=self.dtype_policy)
+        check_shares(dropout=dropout)
+        self.hidden = keras.layers.Dense(int(hidden_dim), activation, name="hidden", dtype=self.dtype_policy)
+        self.output_projection = keras.layers.Dense(int(model_dim), name="output", dtype=self.dtype_policy)
         self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
 
     def build(self, x_shape):
@@ -45,7 +43,7 @@ class FeedForward(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("companion")
-class EncoderBlock(keras.layers.Layer):
+class EncoderBlock(Layer):
     """Self-attention, then a feed-forward network, each added to its input.
 
     Args:
@@ -60,7 +58,8 @@ class EncoderBlock(keras.layers.Layer):
     Returns:
         (B, S, M) float.
     Raises:
-        ValueError: num_heads does not divide model_dim, or source has another width.
+        ValueError: num_heads does not divide model_dim, dropout is outside [0, 1), or source has another
+            width.
     Source: Vaswani et al. 2017, section 3.1. Differs: normalizes first (Xiong et al. 2020), so that a stack
     of blocks ends with one more LayerNormalization.
     """

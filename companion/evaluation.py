@@ -15,6 +15,7 @@ def accuracy(expected: Sequence, predicted: Sequence) -> float:
     Returns:
         float in [0, 1].
     Raises:
+        TypeError: A label is neither int nor string, such as None.
         ValueError: The two are not rows of the same length, at least 1.
     """
     expected, predicted = _labels(expected, predicted)
@@ -31,7 +32,7 @@ def macro_f1(expected: Sequence, predicted: Sequence, labels: Sequence | None = 
     Returns:
         float in [0, 1].
     Raises:
-        ValueError: As `accuracy`, or a label is not among labels.
+        TypeError, ValueError: As `accuracy`, or a label is not among labels.
     """
     from sklearn.metrics import f1_score
 
@@ -50,7 +51,7 @@ def confusion_matrix(expected: Sequence, predicted: Sequence, labels: Sequence |
     Returns:
         (C, C) int64; row: expected, column: predicted.
     Raises:
-        ValueError: As `accuracy`, or a label is not among labels.
+        TypeError, ValueError: As `accuracy`, or a label is not among labels.
     """
     from sklearn import metrics
 
@@ -124,28 +125,20 @@ def cross_entropy(
     Args:
         expected: (..., ) ints in [0, V), the true tokens.
         scores: (..., V) floats: logits, or probabilities if from_logits is False.
-        weights: (..., ) floats >= 0 or bools, 0 at padding; None counts every token.
+        weights: (..., ) floats >= 0 or bools, 0 at padding, where nothing is read; None counts every token.
     Returns:
         float >= 0.
     Raises:
         ValueError: Shapes do not fit, a token is outside [0, V), the weights are negative or all 0, or the
-            scores are no probabilities where they should be.
+            scores are no numbers, or no probabilities where they should be.
     """
     expected, scores = np.asarray(expected), np.asarray(scores, np.float64)
     weights = np.ones(expected.shape) if weights is None else np.asarray(weights, np.float64)
     _check_tokens(expected, scores, weights)
-    if from_logits:
-        shifted = scores - scores.max(-1, keepdims=True)
-        scores = shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
-    else:
-        if scores.min() < 0 or abs(scores.sum(-1) - 1).max() > 1e-3:
-            raise ValueError("scores must be probabilities that sum to 1; for logits set from_logits=True.")
-        with np.errstate(divide="ignore"):  # probability 0: the loss is infinite
-            scores = np.log(scores)
-    counted = weights > 0  # 0 * inf is no number
-    tokens = np.where(counted, expected, 0)[..., None]
-    likelihood = np.take_along_axis(scores, tokens, -1)[..., 0]
-    loss = -(likelihood[counted] @ weights[counted]) / weights.sum()
+    counted = weights > 0
+    scores = _log_probabilities(scores[counted], from_logits)
+    likelihood = np.take_along_axis(scores, expected[counted][:, None], -1)[:, 0]
+    loss = -(likelihood @ weights[counted]) / weights.sum()
     return float(max(loss, 0.0))  # rounded probabilities may exceed 1
 
 
@@ -157,7 +150,7 @@ def perplexity(
     Args:
         expected: (..., ) ints in [0, V), the true tokens.
         scores: (..., V) floats: logits, or probabilities if from_logits is False.
-        weights: (..., ) floats >= 0 or bools, 0 at padding; None counts every token.
+        weights: (..., ) floats >= 0 or bools, 0 at padding, where nothing is read; None counts every token.
     Returns:
         float >= 1; V for a uniform distribution.
     Raises:
@@ -196,16 +189,18 @@ def confidence_interval(
         expected: N labels or texts.
         predicted: N labels or texts.
         level: Share of the resamples inside the interval, in (0, 1).
-        resamples: How many test sets to draw, with replacement.
+        resamples: How many test sets to draw, with replacement, >= 1.
         seed: Makes the draw repeatable.
     Returns:
         (low, high).
     Raises:
-        ValueError: level is not in (0, 1), or the two differ in number.
+        ValueError: level is not in (0, 1), resamples is below 1, or the two differ in number.
     Source: Efron 1979; Koehn 2004, section 3, for BLEU.
     """
     if not 0 < level < 1:
         raise ValueError(f"level must be in (0, 1); received {level}.")
+    if resamples < 1:
+        raise ValueError(f"resamples must be at least 1; received {resamples}.")
     pairs = _pairs(expected, predicted)
     draws = np.random.default_rng(seed).integers(len(pairs), size=(resamples, len(pairs)))
     values = [metric(*zip(*(pairs[i] for i in draw), strict=True)) for draw in draws]
@@ -227,6 +222,9 @@ def _labels(expected, predicted):
         shapes = " and ".join(str(array.shape) for array in arrays)
         raise ValueError(f"expected and predicted must be rows of labels; received shapes {shapes}.")
     _pairs(*arrays)
+    for array in arrays:
+        if strange := [x for x in array.tolist() if not isinstance(x, (str, int, float))]:
+            raise TypeError(f"expected and predicted must be ints or strings; received {strange[0]!r}.")
     texts = [array.dtype.kind in "OSU" for array in arrays]
     if texts[0] != texts[1]:
         kinds = " and ".join(str(array.dtype) for array in arrays)
@@ -255,12 +253,24 @@ def _texts(expected, predicted):
     return pairs
 
 
+def _log_probabilities(scores, from_logits):  # (N, V)
+    if from_logits:
+        highest = scores.max(-1, keepdims=True)
+        if not np.isfinite(highest).all():  # one NaN is enough; -inf is a probability of 0
+            raise ValueError("scores must be numbers; received NaN, infinity, or nothing but -infinity.")
+        return scores - highest - np.log(np.exp(scores - highest).sum(-1, keepdims=True))
+    if not (scores >= 0).all() or not (abs(scores.sum(-1) - 1) <= 1e-3).all():
+        raise ValueError("scores must be probabilities that sum to 1; for logits set from_logits=True.")
+    with np.errstate(divide="ignore"):  # probability 0: the loss is infinite
+        return np.log(scores)
+
+
 def _check_tokens(expected, scores, weights):
     if scores.ndim == 0 or scores.shape[:-1] != expected.shape or weights.shape != expected.shape:
         shapes = f"expected {expected.shape}, scores {scores.shape}, weights {weights.shape}"
         raise ValueError(f"expected and weights must have the shape of scores without V; received {shapes}.")
-    if not (weights >= 0).all() or not weights.sum() > 0:
-        raise ValueError("weights must be at least 0, and not all 0.")
+    if not (weights >= 0).all() or not 0 < weights.sum() < np.inf:
+        raise ValueError("weights must be finite, at least 0, and not all 0.")
     real = expected[weights > 0]
     if expected.dtype.kind not in "iu" or real.min() < 0 or real.max() >= scores.shape[-1]:
         span = f"{expected.dtype} {real.min()} to {real.max()}"

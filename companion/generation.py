@@ -48,14 +48,15 @@ def generate(
     Args:
         model: From `transformer`, or (with use_cache=False) any functional model from
             {"source_tokens", "target_tokens"} to logits (B, T, V).
-        source_tokens: (B, S) int, padded with 0.
+        source_tokens: (B, S) int, ids of the source vocabulary, padded with 0.
         begin_id, end_id: Ids that begin a target and end it.
         max_length: Most tokens to write, 1 <= max_length <= the model's own max_length.
         strategy: "greedy" takes the likeliest token; "sample" draws one; "beam" keeps the beam_size likeliest
             targets.
         beam_size: Targets kept by beam search, 1 <= beam_size <= V.
-        length_penalty: Exponent a of beam search's score, log p / ((5 + length) / 6)^a; 0 compares log p.
-        temperature: Sampling divides the logits by it, > 0.
+        length_penalty: Exponent a of beam search's score, log p / ((5 + length) / 6)^a, -10 <= a <= 10;
+            0 compares log p.
+        temperature: Sampling divides the logits by it, 1e-30 to 1e30.
         top_k: Sample only among the k likeliest tokens.
         top_p: Sample only among the fewest tokens whose probabilities reach p, 0 < p <= 1.
         seed: Makes sampling reproducible; None draws a new one.
@@ -68,15 +69,16 @@ def generate(
     Source: top-k: Fan et al. 2018, section 5.4; top-p: Holtzman et al. 2020, section 3.1; beam score: Wu et
     al. 2016, section 7. Differs: unfinished targets are ranked by the same penalized score as finished ones.
     """
-    source_tokens = np.asarray(source_tokens, dtype="int32")
+    source_tokens = np.asarray(source_tokens)
     _check(
         model,
-        source_tokens=source_tokens,
+        source_tokens,
         begin_id=begin_id,
         end_id=end_id,
         max_length=max_length,
         strategy=strategy,
         beam_size=beam_size,
+        length_penalty=length_penalty,
         temperature=temperature,
         top_k=top_k,
         top_p=top_p,
@@ -87,39 +89,51 @@ def generate(
     uniforms = np.random.default_rng(seed).random((max_length, len(source_tokens)), dtype="float32")
     top_p = 1.0 if top_p is None else top_p
     numbers = np.float32([length_penalty, temperature, top_p])
-    tokens = ops.convert_to_numpy(write(source_tokens, uniforms, numbers))
+    tokens = ops.convert_to_numpy(write(source_tokens.astype("int32"), uniforms, numbers))
     length = np.max(np.nonzero(tokens.any(axis=0))[0], initial=0)
     return tokens[:, 1 : length + 1]
 
 
-def _check(model, **arguments):
-    vocabulary_size = model.output.shape[-1]
-    an_id = f"from 1 to {vocabulary_size - 1}"
-    in_vocabulary = f"from 1 to the vocabulary size, {vocabulary_size}"
-    layers = {layer.name: layer for layer in model.layers}
-    limit = getattr(layers.get("target_embedding"), "max_length", np.inf)
-    rules = {
-        "source_tokens": ("have shape (batch, length)", lambda x: x.ndim == 2),
-        "begin_id": (f"be {an_id}", lambda x: 1 <= x < vocabulary_size),
-        "end_id": (
-            f"be {an_id} and not begin_id",
-            lambda x: 1 <= x < vocabulary_size and x != arguments["begin_id"],
-        ),
+def _check(model, source_tokens, **settings):
+    _check_source(_layer(model, "source_embedding"), source_tokens)
+    rules = _rules_of_targets(model, settings) | _rules_of_choices(model.output.shape[-1])
+    for name, (expectation, holds) in rules.items():
+        if not holds(settings[name]):
+            raise ValueError(f"{name} must {expectation}; received {name}={settings[name]!r}.")
+
+
+def _check_source(embedding, tokens):
+    if tokens.ndim != 2:
+        raise ValueError(f"source_tokens must have shape (batch, length); received shape {tokens.shape}.")
+    size = getattr(embedding, "vocabulary_size", getattr(embedding, "input_dim", np.inf))  # ours or Keras's
+    if tokens.size and not (tokens.dtype.kind in "iu" and 0 <= tokens.min() and tokens.max() < size):
+        span = f"{tokens.dtype} {tokens.min()} to {tokens.max()}"
+        raise ValueError(f"source_tokens must be ints in [0, {size}); received {span}.")
+
+
+def _rules_of_targets(model, settings):
+    """What each setting must be, in words and as a condition: ids, length, cache."""
+    last, begin = model.output.shape[-1] - 1, settings["begin_id"]
+    limit = getattr(_layer(model, "target_embedding"), "max_length", np.inf)
+    no_cache = "be False for a model without decoder blocks"
+    return {
+        "begin_id": (f"be from 1 to {last}", lambda x: 1 <= x <= last),
+        "end_id": (f"be from 1 to {last} and not begin_id", lambda x: 1 <= x <= last and x != begin),
         "max_length": (f"be from 1 to the model's own max_length, {limit}", lambda x: 1 <= x <= limit),
+        "use_cache": (no_cache, lambda x: not x or _decoder_blocks(model)),
+    }
+
+
+def _rules_of_choices(vocabulary_size):
+    in_vocabulary = f"from 1 to the vocabulary size, {vocabulary_size}"
+    return {
         "strategy": (f"be one of {', '.join(STRATEGIES)}", lambda x: x in STRATEGIES),
         "beam_size": (f"be {in_vocabulary}", lambda x: 1 <= x <= vocabulary_size),
-        "temperature": ("be above 0", lambda x: x > 0),
+        "length_penalty": ("be from -10 to 10", lambda x: -10 <= x <= 10),  # more would overflow
+        "temperature": ("be from 1e-30 to 1e30", lambda x: 1e-30 <= x <= 1e30),
         "top_k": (f"be None or {in_vocabulary}", lambda x: x is None or 1 <= x <= vocabulary_size),
         "top_p": ("be None, or above 0 and at most 1", lambda x: x is None or 0 < x <= 1),
-        "use_cache": (
-            "be False for a model without decoder blocks",
-            lambda x: not x or _decoder_blocks(model),
-        ),
     }
-    for name, (expectation, holds) in rules.items():
-        if not holds(arguments[name]):
-            received = arguments[name].shape if name == "source_tokens" else repr(arguments[name])
-            raise ValueError(f"{name} must {expectation}; received {name}={received}.")
 
 
 def _compiled(model, settings):
@@ -138,14 +152,16 @@ def _compile(model, function):
     if keras.backend.backend() == "jax":
         import jax
 
-        @jax.jit
-        def stateless(
-            values, *arguments
-        ):  # weights are arguments, or the compiled code would keep the old ones
+        @jax.jit  # weights are arguments, or the compiled code would keep the old ones
+        def stateless(values, *arguments):
             with keras.StatelessScope(state_mapping=zip(model.variables, values, strict=True)):
                 return function(*arguments)
 
         return lambda *arguments: stateless([variable.value for variable in model.variables], *arguments)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.no_grad()(function)
     return function
 
 
@@ -158,7 +174,7 @@ def _write(model, settings, source_tokens, uniforms, numbers):
 
     def next_log_probabilities(tokens, position, state):
         logits, state = next_logits(tokens, position, state)
-        return ops.log_softmax(ops.where(forbidden, -1e9, ops.cast(logits, "float32"))), state
+        return ops.log_softmax(ops.where(forbidden, -np.inf, ops.cast(logits, "float32"))), state
 
     rows = ops.shape(source_tokens)[0] * settings.num_beams
     start = ops.full((rows, 1), settings.begin_id, dtype="int32")
@@ -175,9 +191,6 @@ def _write(model, settings, source_tokens, uniforms, numbers):
 
 
 def _token_by_token(settings, next_log_probabilities, choose, tokens, state):
-    def unfinished(position, tokens, finished, state):
-        return ops.logical_and(position < settings.max_length, ops.logical_not(ops.all(finished)))
-
     def extend(position, tokens, finished, state):
         scores, state = next_log_probabilities(tokens, position, state)
         chosen = ops.where(finished, 0, ops.cast(choose(scores, position), "int32"))
@@ -185,7 +198,8 @@ def _token_by_token(settings, next_log_probabilities, choose, tokens, state):
         return position + 1, tokens, ops.logical_or(finished, chosen == settings.end_id), state
 
     finished = ops.zeros_like(tokens[:, 0], dtype="bool")
-    return ops.while_loop(unfinished, extend, (ops.convert_to_tensor(0), tokens, finished, state))[1]
+    start = ops.convert_to_tensor(0), tokens, finished, state
+    return ops.while_loop(_unfinished(settings), extend, start)[1]
 
 
 def _draw(scores, uniform, top_k, top_p):
@@ -202,23 +216,13 @@ def _draw(scores, uniform, top_k, top_p):
 
 
 def _beam_search(settings, next_log_probabilities, tokens, state, length_penalty):
-    num_beams = settings.num_beams
-    batch_size = ops.shape(tokens)[0] // num_beams
-
-    def unfinished(position, tokens, finished, *_):
-        return ops.logical_and(position < settings.max_length, ops.logical_not(ops.all(finished)))
-
     def extend(position, tokens, finished, totals, lengths, state):
         scores, state = next_log_probabilities(tokens, position, state)
-        vocabulary_size = scores.shape[-1]
-        only_padding = ops.cast(ops.where(np.arange(vocabulary_size) == 0, 0.0, -1e9), scores.dtype)
+        only_padding = ops.where(np.arange(scores.shape[-1]) == 0, 0.0, -1e9)
         totals = totals[:, None] + ops.where(finished[:, None], only_padding, scores)
         lengths = lengths + ops.cast(ops.logical_not(finished), "float32")
         ranking = totals / ((5.0 + lengths[:, None]) / 6.0) ** length_penalty
-        _, best = ops.top_k(ops.reshape(ranking, (batch_size, num_beams * vocabulary_size)), num_beams)
-        best = ops.cast(best, "int32")
-        rows = ops.reshape(ops.arange(batch_size)[:, None] * num_beams + best // vocabulary_size, (-1,))
-        chosen = ops.reshape(best % vocabulary_size, (-1,))
+        rows, chosen = _best(ranking, settings.num_beams)
         tokens, finished, totals, lengths, state = tree.map_structure(
             lambda x: ops.take(x, rows, axis=0), (tokens, finished, totals, lengths, state)
         )
@@ -227,12 +231,28 @@ def _beam_search(settings, next_log_probabilities, tokens, state, length_penalty
         finished = ops.logical_or(finished, chosen == settings.end_id)
         return position + 1, tokens, finished, totals, lengths, state
 
-    first_beam = ops.arange(ops.shape(tokens)[0]) % num_beams == 0
+    first_beam = ops.arange(ops.shape(tokens)[0]) % settings.num_beams == 0
     totals = ops.where(first_beam, 0.0, -1e9)  # all beams start alike: only one of them may be extended
     position, finished, lengths = ops.convert_to_tensor(0), ops.zeros_like(first_beam), ops.zeros_like(totals)
     start = position, tokens, finished, totals, lengths, state
-    tokens = ops.while_loop(unfinished, extend, start)[1]
-    return tokens[::num_beams]
+    tokens = ops.while_loop(_unfinished(settings), extend, start)[1]
+    return tokens[:: settings.num_beams]
+
+
+def _best(ranking, num_beams):
+    """(B * beams, V) scores to the rows to go on with and the tokens to write, (B * beams,) int each."""
+    batch_size, vocabulary_size = ops.shape(ranking)[0] // num_beams, ranking.shape[-1]
+    ranking = ops.reshape(ranking, (batch_size, num_beams * vocabulary_size))
+    best = ops.cast(ops.top_k(ranking, num_beams)[1], "int32")
+    rows = ops.arange(batch_size)[:, None] * num_beams + best // vocabulary_size
+    return ops.reshape(rows, (-1,)), ops.reshape(best % vocabulary_size, (-1,))
+
+
+def _unfinished(settings):
+    def unfinished(position, tokens, finished, *_):
+        return ops.logical_and(position < settings.max_length, ops.logical_not(ops.all(finished)))
+
+    return unfinished
 
 
 def _uncached(model, settings, source_tokens):
@@ -270,3 +290,7 @@ def _cached(model, settings, source_tokens):
 
 def _decoder_blocks(model):
     return [layer for layer in model.layers if isinstance(layer, DecoderBlock)]
+
+
+def _layer(model, name):
+    return next((layer for layer in model.layers if layer.name == name), None)

@@ -1,10 +1,12 @@
-"""Texts with labels: checked, split class by class, put into batches for training."""
+"""Texts with labels: checked, split class by class, put into batches; training, line by line."""
 
 import math
 from collections.abc import Iterable
 
 import keras
 import numpy as np
+
+from companion.base import plain
 
 
 class WordDropoutBatches(keras.utils.PyDataset):
@@ -44,6 +46,14 @@ class WordDropoutBatches(keras.utils.PyDataset):
         self.order = self.random.permutation(len(self.columns[0]))
 
 
+class Progress(keras.callbacks.Callback):
+    """Prints a line per epoch."""
+
+    def on_epoch_end(self, epoch, logs=None):
+        line = "epoch {:2}: loss {loss:.3f}, accuracy {accuracy:.3f}, validation accuracy {val_accuracy:.3f}"
+        print(line.format(epoch + 1, **logs), flush=True)
+
+
 def stratified_split(texts: list, labels: list, fraction: float, seed: int = 0) -> tuple[tuple, tuple]:
     """Takes a share of every class apart, at least one text and never all of them.
 
@@ -70,6 +80,54 @@ def stratified_split(texts: list, labels: list, fraction: float, seed: int = 0) 
     return tuple(([texts[i] for i in rows], [labels[i] for i in rows]) for rows in sides)
 
 
+def checked_sides(
+    texts: Iterable, labels: Iterable, validation_data: tuple | None, validation_fraction: float, seed: int
+) -> tuple[tuple, tuple, list]:
+    """What to train with, what to validate with, and the classes, all checked.
+
+    Args:
+        texts, labels: N texts, N labels.
+        validation_data: (texts, labels); None: a share of the N texts.
+        validation_fraction: That share, in (0, 1).
+        seed: Of the split.
+    Returns:
+        (texts, labels), (texts, labels), and the sorted labels of the first.
+    Raises:
+        TypeError, ValueError: As `checked_labeled`, `checked_classes`, `stratified_split`, `class_numbers`;
+            validation_data is no pair, or validation_fraction out of range.
+    """
+    if not 0 < validation_fraction < 1:
+        raise ValueError(f"validation_fraction must lie between 0 and 1; received {validation_fraction}.")
+    train = checked_labeled(texts, labels)
+    classes = checked_classes(train[1])
+    if validation_data is None:
+        return *stratified_split(*train, validation_fraction, seed), classes
+    if not isinstance(validation_data, (tuple, list)) or len(validation_data) != 2:
+        kind = type(validation_data).__name__
+        raise TypeError(f"validation_data must be a pair (texts, labels); received {kind}.")
+    held_out = checked_labeled(*validation_data)
+    class_numbers(held_out[1], classes)
+    return train, held_out, classes
+
+
+def class_numbers(labels: list, classes: list) -> np.ndarray:
+    """The place of each label among the classes.
+
+    Args:
+        labels: N labels.
+        classes: C different labels.
+    Returns:
+        (N,) int.
+    Raises:
+        ValueError: A label is not among the classes.
+    """
+    index = {label: i for i, label in enumerate(classes)}
+    for i, label in enumerate(labels):
+        if label not in index:
+            raise ValueError(f"labels must be among {classes}; received labels[{i}]={label!r}.")
+    return np.array([index[label] for label in labels])
+
+
 def class_weights(targets: np.ndarray) -> np.ndarray:
     """A weight for each text, with which every class counts the same; 1 on average.
 
@@ -91,7 +149,7 @@ def checked_labeled(texts: Iterable, labels: Iterable) -> tuple[list[str], list]
     texts = checked_texts(texts)
     if isinstance(labels, (str, bytes)) or not isinstance(labels, Iterable):
         raise TypeError(f"labels must be a list; received {type(labels).__name__}.")
-    labels = [label.item() if isinstance(label, np.generic) else label for label in labels]
+    labels = [plain(label) for label in labels]
     if len(texts) != len(labels):
         raise ValueError(f"texts and labels must be as many; received {len(texts)} and {len(labels)}.")
     if not texts:

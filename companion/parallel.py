@@ -37,9 +37,8 @@ fahrenheit kelvin degree radian byte kilobyte megabyte gigabyte terabyte bit pix
 megahertz gigahertz watt kilowatt horsepower joule calorie kilowatt-hour newton volt ampere ohm pascal bar
 atmosphere lumen""".split()
 SYMBOLS = "USD EUR GBP JPY CNY INR KRW CHF CAD AUD".split()
-DATES = (
-    "full full long long medium medium short yMMMEd yMMMEd MMMMd yMMMM yQQQQ".split()
-)  # some come more often
+# Some come more often.
+DATES = "full full long long medium medium short yMMMEd yMMMEd MMMMd yMMMM yQQQQ".split()
 TIMES = "hm hms Bhm Ehm EBhm".split()
 INTERVALS = "yMMMd yMMMd yMMMEd MMMd yMMMM hm hm h".split()
 READABLE = "en de fr es pt it nl sv da fi pl cs hu ro tr vi id et lv sl ru uk bg el he ar fa hi th ja".split()
@@ -117,7 +116,7 @@ def language_names() -> list[Name]:
     """Names of languages, countries, currencies and months in thirty languages: which language is it?
 
     Returns:
-        Names labelled by language code; none that two languages write alike.
+        Names labeled by language code; none that two languages write alike.
     """
     found = {
         (text, code)
@@ -143,9 +142,8 @@ def _words(locale: Locale) -> list[str]:
 def _draw(kind: str, wanted: int, seed: int, found: dict[str, Pair]) -> None:
     random, misses = Random(f"{seed} {kind}"), 0
     while len(found) < wanted and misses < 1000:
-        source, target = (
-            " ".join(text.split()) for text in _MAKERS[kind](random)
-        )  # CLDR's spaces are of many widths
+        # CLDR's spaces are of many widths
+        source, target = (" ".join(text.split()) for text in _MAKERS[kind](random))
         misses += 1
         if len(source) <= LONGEST and source not in found:
             found[source], misses = Pair(source, target, kind), 0
@@ -156,9 +154,8 @@ def _both(write: Callable, *args, **options) -> tuple[str, str]:
 
 
 def _moment(random: Random) -> datetime:
-    return datetime(1950, 1, 1) + timedelta(
-        seconds=random.randrange(100 * 365 * 86400)
-    )  # "4/9/74": one century
+    seconds = random.randrange(100 * 365 * 86400)  # "4/9/74": one century
+    return datetime(1950, 1, 1) + timedelta(seconds=seconds)
 
 
 def _amount(random: Random, digits: float, places: int) -> float:
@@ -258,9 +255,8 @@ def _names() -> dict[str, list]:
     out = [(kind, code) for kind in codes for code in codes[kind] if split_of(f"{kind} {code}") == "test"]
     used = {kind: [code for code in codes[kind] if (kind, code) not in out] for kind in codes}
     words = " ".join(_name(kind, code)[0] for kind in used for code in used[kind]).split()
-    unseen = [
-        (kind, code) for kind, code in out if _name(kind, code)[0] not in words
-    ]  # Singapore: Singapore Dollar
+    # Singapore is not unseen: Singapore Dollar
+    unseen = [(kind, code) for kind, code in out if _name(kind, code)[0] not in words]
     return used | {"unseen": unseen}
 
 

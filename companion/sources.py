@@ -18,18 +18,11 @@ from typing import Any, NamedTuple
 
 from tqdm import tqdm
 
-from companion.download import cache_folder
+from companion.cache import cache_folder
 
 PACKAGES = ("stdlib", "numpy", "keras", "tensorflow", "matplotlib", "pandas", "nltk", "spacy", "seaborn")
-SKIPPED = {
-    "test",
-    "tests",
-    "testing",
-    "site-packages",
-    "dist-packages",
-    "_vendor",
-    "_api",
-}  # _api: only new names
+# _api holds only new names for what stands elsewhere.
+SKIPPED = {"test", "tests", "testing", "site-packages", "dist-packages", "_vendor", "_api"}
 DEFINED = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 EXTRACTOR = 1  # raise it when extraction changes: what older versions kept is then read anew
 
@@ -221,9 +214,8 @@ def _added(arguments: list[ast.expr]) -> Iterator[Definition]:
     """numpy documents what is written in C by add_newdoc(place, name, doc), or with (attribute, doc)."""
     if len(arguments) == 3 and all(_is_literal(argument) for argument in arguments):
         _, name, docs = (ast.literal_eval(argument) for argument in arguments)
-        for attribute, doc in (
-            docs if isinstance(docs, list) else [docs if isinstance(docs, tuple) else ("", docs)]
-        ):
+        docs = docs if isinstance(docs, list) else [docs if isinstance(docs, tuple) else ("", docs)]
+        for attribute, doc in docs:
             yield Definition(f"{name}.{attribute}".rstrip("."), inspect.cleandoc(doc), {})
 
 

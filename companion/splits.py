@@ -11,11 +11,8 @@ from typing import NamedTuple
 import numpy as np
 
 FRACTIONS = (0.8, 0.1, 0.1)
-SHINGLE, BANDS, ROWS = (
-    3,
-    16,
-    4,
-)  # words per shingle; 16 x 4 hashes: pairs of Jaccard .7 meet with probability .99
+SHINGLE = 3  # words
+BANDS, ROWS = 16, 4  # of hashes: pairs of Jaccard .7 meet with probability .99
 
 
 class Splits(NamedTuple):

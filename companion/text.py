@@ -7,8 +7,8 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path
 
+from companion.cache import cache_folder
 from companion.tokenizer import SPECIALS, Tokenizer, checked_text, checked_texts, printable, tokenizer_file
 
 WORDS_FORMAT = "companion words 1"
@@ -48,7 +48,8 @@ class WordTokenizer(Tokenizer):
             texts: Training strings.
             language: "en" or "zh".
             segmenter: For "zh": "char" (every character a word) or "jieba" (dictionary words).
-            max_words: Keep this many, at least 1, beside the four special ids; None keeps all.
+            max_words: Keep this many, at least 1, beside the four special ids and the two pieces for spacing;
+                None keeps all.
             min_count: Keep words that occur at least so often.
             lowercase: Fold capitals; None folds them in English only.
         Raises:
@@ -62,10 +63,13 @@ class WordTokenizer(Tokenizer):
         for text in checked_texts(texts):
             counts.update(empty._spell(*empty._words(text)))
         ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-        words = [word for word, count in ranked if count >= min_count and word not in SPECIALS][:max_words]
+        pieces = [piece for piece, count in ranked if count >= min_count and piece not in SPECIALS]
+        spacing = (SPACE, JOIN)
+        words = [piece for piece in pieces if piece not in spacing][:max_words]
         if not words:
             raise ValueError(f"texts must hold a word seen min_count={min_count} times; received none.")
-        return cls(words, language, segmenter, empty.lowercase)
+        kept = {*words, *spacing}
+        return cls([piece for piece in pieces if piece in kept], language, segmenter, empty.lowercase)
 
     def split(self, text: str) -> list[str]:
         """Cuts a text into words, whether they are in the vocabulary or not."""
@@ -241,10 +245,8 @@ def _pipeline(language, segmenter):
 def _place_jieba_cache():
     """Moves jieba's cache, which it trusts, from the temporary folder that all users share."""
     import jieba
-    import platformdirs
 
-    cache = os.environ.get("COMPANION_CACHE") or platformdirs.user_cache_dir("companion", appauthor=False)
-    folder = Path(cache) / "jieba"
+    folder = cache_folder() / "jieba"
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError:  # no home that can be written

@@ -150,7 +150,8 @@ def _encoder_block(block, source, mask=None):
 
 
 def _decoder_block(block, target, source=None, mask=True, source_mask=None):
-    causal = np.tri(target.shape[1], dtype=bool) & mask
+    length = target.shape[1]
+    causal = np.tri(length, dtype=bool) & (mask | np.eye(length, dtype=bool))
     target = (
         target + _multi_head(block.self_attention, _norm(block.self_attention_norm, target), mask=causal)[0]
     )

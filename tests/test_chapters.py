@@ -3,8 +3,10 @@
 import base64
 import io
 import re
+import runpy
 import subprocess
 import sys
+from copy import deepcopy
 from functools import cache
 from pathlib import Path
 
@@ -53,6 +55,7 @@ SECTIONS = {
     "8.4": "研究展望",
     "9": "附录：常见问题与解答",
 }
+tidy = runpy.run_path(str(FOLDER / "run.py"))["tidy"]
 PRESENT = sorted({str(int(path.name[:2])) for path in CHAPTERS})
 
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
@@ -129,8 +132,19 @@ def test_a_chapter_sets_its_seed_and_links_to_what_exists(path):
 
 
 @each_chapter
+def test_outputs_are_as_make_chapters_leaves_them(path):
+    """No log lines, colors, times or folders; not a stream in pieces."""
+    for cell in deepcopy(cells(path)):
+        if cell.cell_type == "code":
+            committed = deepcopy(cell.outputs)
+            tidy(cell)
+            assert cell.outputs == committed, cell.source
+
+
+@each_chapter
 def test_exercises_have_solutions(path):
-    assert [solution for solution in SOLUTIONS if solution.name[:2] == path.name[:2]]
+    exercises = any(re.search("^#+ .*Exercises", cell.source, re.MULTILINE) for cell in cells(path))
+    assert not exercises or FOLDER / "solutions" / path.name in SOLUTIONS
 
 
 @each_solution

@@ -163,6 +163,55 @@ def test_threshold_is_tuned_on_the_validation_texts():
         assert tuned.evaluate(*validation)["macro_f1"] <= best
 
 
+def test_a_tuned_threshold_is_forgotten_by_the_next_fit(tmp_path):
+    classifier = TextClassifier(max_length=8, threshold=0.3, **BAG)
+    classifier.threshold = 0.93  # as tuning would
+    classifier.fit(*columns(TWO), **FAST | {"epochs": 1})
+    assert classifier.threshold == 0.3
+    classifier.threshold = 0.93
+    classifier.save(tmp_path / "saved")
+    loaded = TextClassifier.load(tmp_path / "saved")
+    assert loaded.threshold == 0.93
+    assert loaded.fit(*columns(TWO), **FAST | {"epochs": 1}).threshold == 0.3
+
+
+FAILURES = [
+    {"validation_data": (["a dog"], ["new"])},
+    {"validation_data": columns(TWO)[0]},
+    {"validation_data": (["a dog", ""], ["good", "bad"])},
+    {"patience": -1},
+    {"learning_rate": None},  # fails late, when Keras trains
+]
+
+
+@pytest.mark.parametrize("arguments", FAILURES)
+def test_a_failed_fit_leaves_nothing_untrained_behind(arguments):
+    classifier = TextClassifier(max_length=8, **BAG)
+    with pytest.raises((TypeError, ValueError)):
+        classifier.fit(*columns(TWO), **FAST | arguments)
+    with pytest.raises(RuntimeError, match="must be trained"):
+        classifier.predict(["a dog"])
+
+
+@pytest.mark.parametrize("arguments", FAILURES)
+def test_a_failed_fit_leaves_the_trained_classifier_as_it_was(binary, arguments):
+    texts, before = columns(TWO)[0], (binary.classes, binary.threshold, binary.history)
+    expected = binary.predict_proba(texts)
+    with pytest.raises((TypeError, ValueError)):
+        binary.fit(texts, ["one", "two"] * (len(texts) // 2), **FAST | arguments)
+    np.testing.assert_array_equal(binary.predict_proba(texts), expected)
+    assert (binary.classes, binary.threshold, binary.history) == before
+
+
+def test_made_with_numpys_numbers_it_is_saved_and_loaded(tmp_path):
+    sizes = {name: np.int64(size) if name != "architecture" else size for name, size in BAG.items()}
+    classifier = TextClassifier(max_length=np.int64(5), threshold=np.float32(0.5), seed=np.int64(1), **sizes)
+    classifier.fit(*columns(TWO), **FAST | {"epochs": 1}).save(tmp_path / "saved")
+    loaded = TextClassifier.load(tmp_path / "saved")
+    assert (loaded.max_length, loaded.seed, loaded.sizes) == (5, 1, classifier.sizes)
+    np.testing.assert_array_equal(loaded.predict_proba(["a dog"]), classifier.predict_proba(["a dog"]))
+
+
 def test_integer_labels_come_back_as_integers():
     numbers = np.array([int(label == "good") for _, label in TWO])
     classifier = TextClassifier(**BAG).fit(columns(TWO)[0], numbers, **FAST | {"epochs": 1})
@@ -282,6 +331,12 @@ def test_a_failed_save_leaves_the_old_one(binary, tmp_path, monkeypatch):
     assert TextClassifier.load(tmp_path / "saved").classes == binary.classes
 
 
+def test_an_empty_folder_is_filled(tmp_path):
+    (tmp_path / "out").mkdir()
+    save_artifact(tmp_path / "out", "kind", 1, {"n": 1}, lambda folder: None)
+    assert load_artifact(tmp_path / "out", "kind", 1) == {"n": 1}
+
+
 def test_a_failed_swap_brings_the_old_folder_back(tmp_path, monkeypatch):
     save_artifact(tmp_path / "a", "kind", 1, {"n": 1}, lambda folder: None)
     replace, calls = os.replace, []
@@ -336,6 +391,38 @@ def test_load_refuses_another_version_or_kind(binary, tmp_path, fields, message)
         TextClassifier.load(tmp_path / "saved")
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"sha256": []},
+        {"sha256": {}},
+        {"sha256": None},
+        {"config": {}},
+        {"config": None},
+        {"version": None},
+        {"version": 0},
+        {"seal": None},
+        {"more": 1},
+    ],
+)
+def test_load_refuses_a_config_that_is_not_as_it_was_saved(binary, tmp_path, fields):
+    binary.save(tmp_path / "saved")
+    edit_config(tmp_path / "saved", **fields)
+    with pytest.raises(ValueError, match=r"is damaged: config\.json is not as it was saved"):
+        TextClassifier.load(tmp_path / "saved")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"classes": ["good", "bad"]}, {"classes": ["bad"]}, {"threshold": 0.9}, {"history": {}}]
+)
+def test_load_refuses_changed_settings(binary, tmp_path, fields):
+    binary.save(tmp_path / "saved")
+    config = json.loads((tmp_path / "saved" / "config.json").read_text(encoding="utf-8"))["config"]
+    edit_config(tmp_path / "saved", config=config | fields)
+    with pytest.raises(ValueError, match=r"is damaged: config\.json is not as it was saved"):
+        TextClassifier.load(tmp_path / "saved")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", "{}", '"text"', "null"])
 def test_load_refuses_a_damaged_config(tmp_path, text):
     (tmp_path / "config.json").write_text(text)
@@ -385,11 +472,27 @@ def test_fit_refuses_bad_data(data, error, message):
         ({"label_smoothing": -0.1}, r"label_smoothing must lie in \[0, 1\)"),
         ({"tune_threshold": True}, "tune_threshold needs two classes; received 3"),
         ({"validation_data": (["a"], ["new"])}, r"labels must be among .*; received labels\[0\]='new'"),
+        ({"patience": -1}, "patience must be at least 0; received patience=-1"),
     ],
 )
 def test_fit_refuses_bad_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         TextClassifier().fit(*columns(EXAMPLES), **arguments)
+
+
+def test_fit_wants_pairs_to_validate_with():
+    with pytest.raises(
+        TypeError, match=r"validation_data must be a pair \(texts, labels\); received ndarray"
+    ):
+        TextClassifier().fit(*columns(EXAMPLES), validation_data=np.array(["a", "b", "c"]))
+    with pytest.raises(TypeError, match=r"validation_data must be a pair \(texts, labels\); received list"):
+        TextClassifier().fit(*columns(EXAMPLES), validation_data=["a", "b", "c"])
+
+
+@pytest.mark.parametrize("share", [2, -0.1, float("nan")])
+def test_predict_refuses_to_abstain_below_what_no_probability_reaches(binary, share):
+    with pytest.raises(ValueError, match=rf"abstain_below must lie in \[0, 1\]; .*abstain_below={share}\."):
+        binary.predict(["a dog"], abstain_below=share)
 
 
 @pytest.mark.parametrize(
@@ -400,6 +503,10 @@ def test_fit_refuses_bad_arguments(arguments, message):
         ({"threshold": 0}, "threshold must lie between 0 and 1; received threshold=0"),
         ({"max_length": 0}, "max_length must be at least 1"),
         ({"vocabulary_size": 0}, "vocabulary_size must be at least 1"),
+        ({"language": "fr"}, 'language must be "en" or "zh"; received \'fr\''),
+        ({"num_heads": 3}, "num_heads must divide model_dim; received model_dim=64, num_heads=3"),
+        ({"model_dim": 10}, "num_heads must divide model_dim; received model_dim=10, num_heads=4"),
+        ({"architecture": "lstm", "dropout": 1.0}, r"dropout must lie in \[0, 1\); received dropout=1\.0"),
     ],
 )
 def test_constructor_refuses_bad_arguments(arguments, message):

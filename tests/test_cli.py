@@ -2,6 +2,7 @@ import importlib.metadata
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -57,6 +58,27 @@ def test_predict_prints_label_probability_and_text(folder, scores, capsys):
     ):
         assert (label, text) == (expected, " ".join(source.split()))
         assert float(probability) == pytest.approx(row[["bad", "good"].index(label)], abs=1e-4)
+
+
+def test_predict_scores_each_text_once(folder, monkeypatch):
+    scored, score = [], TextClassifier.predict_proba
+
+    def counting(self, texts):
+        scored.extend(texts)
+        return score(self, texts)
+
+    monkeypatch.setattr(TextClassifier, "predict_proba", counting)
+    assert main(["predict", "--model", str(folder), *TEXTS]) == 0
+    assert scored == TEXTS
+
+
+def test_a_damaged_model_is_an_error_and_no_traceback(folder, tmp_path, capsys):
+    shutil.copytree(folder, tmp_path / "copy")
+    for damaged in ("null", '{"kind": "companion.TextClassifier", "version": 1, "sha256": [], "config": {}}'):
+        (tmp_path / "copy" / "config.json").write_text(damaged, encoding="utf-8")
+        assert main(["predict", "--model", str(tmp_path / "copy"), "text"]) == 1
+        message = capsys.readouterr().err
+        assert message.startswith("companion predict: ") and "damaged" in message
 
 
 def test_predict_prints_json_lines(folder, scores, capsys):

@@ -2,6 +2,7 @@
 
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 ROOT = Path(__file__).resolve().parents[1]
 MAKE = shutil.which("make")
@@ -89,6 +90,20 @@ def test_written_outputs_hold_nothing_that_changes_from_run_to_run(executed):
     assert stdout.text == "2 of 2\nchapters\n"
     assert stderr.text == '<cell>:7: UserWarning: careful\n  warnings.warn("careful")\n'
     assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2]
+
+
+def test_streams_are_joined_across_log_lines_without_colors_and_times():
+    parts = [
+        ("stdout", "70/70 - 50s - 47ms/step - loss: 0.25\n1 of 2\r"),
+        ("stderr", "E0000 00:00:1795480351.317180   20446 util.cc:131] one"),
+        ("stderr", "DNN supports\n"),
+        ("stdout", "2 of 2\n7/7 - 1s - 900us/step\n"),
+        ("stderr", "\x1b[1mcareful\x1b[0m\nI0000 00:00:1795480351.317180   20446 util.cc:131] more\n"),
+    ]
+    cell = new_code_cell(outputs=[new_output("stream", name=name, text=text) for name, text in parts])
+    runpy.run_path(str(ROOT / "chapters" / "run.py"))["tidy"](cell)
+    streams = [(output.name, output.text) for output in cell.outputs]
+    assert streams == [("stdout", "70/70 - loss: 0.25\n2 of 2\n7/7\n"), ("stderr", "careful\n")]
 
 
 def test_check_writes_nothing(book):

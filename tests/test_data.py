@@ -132,6 +132,18 @@ def test_library_classification_refuses_one_library_and_no_examples():
         data.library_classification(most=0)
 
 
+def test_library_classification_refuses_a_library_without_examples():
+    with pytest.raises(ValueError, match="must be installed and documented; received no_such_package"):
+        with pytest.warns(UserWarning, match="skipped: no_such_package"):
+            data.library_classification(("nltk", "no_such_package"))
+
+
+def test_library_classification_takes_any_installed_package():
+    examples = data.library_classification(("nltk", "pytest"), most=20)
+    assert Counter(example.label for example in examples).keys() == {"nltk", "pytest"}
+    assert all(example.file.startswith(example.label + "/") for example in examples)
+
+
 def baseline(parts):
     words = TfidfVectorizer(sublinear_tf=True).fit([example.text for example in parts.train])
     inputs = [words.transform([example.text for example in part]) for part in (parts.train, parts.test)]

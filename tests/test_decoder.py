@@ -67,6 +67,18 @@ def test_the_future_is_hidden(block, target, source):
         assert np.abs(after[:, t] - before[:, t]).max() > 1e-3
 
 
+def test_a_target_that_begins_with_padding_does_not_see_its_future(block, target, source):
+    mask = np.array([0, 0, 1, 1, 1], bool)[None, None]
+    before = ops.convert_to_numpy(block(target, source, attention_mask=mask))
+    changed = target.copy()
+    changed[:, 2:] = 1e3
+    after = ops.convert_to_numpy(block(changed, source, attention_mask=mask))
+    np.testing.assert_allclose(after[:, :2], before[:, :2], atol=1e-6)
+    self_weights, _ = block.attention_weights(target, source, attention_mask=mask)
+    expected = [[1, 0, 0, 0, 0], [0, 1, 0, 0, 0], [0, 0, 1, 0, 0]]  # nothing else is allowed to them
+    close(self_weights[0, 0, :3], expected, 1e-6)
+
+
 def test_the_source_is_read_and_its_padding_is_not(block, target, source):
     before = ops.convert_to_numpy(block(target, source, source_mask=SOURCE_MASK))
     assert np.abs(ops.convert_to_numpy(block(target, source[::-1].copy())) - before).max() > 1e-3
@@ -103,12 +115,22 @@ def test_a_cache_is_a_value(block, target, source):
     close(again, ops.convert_to_numpy(first), 0)
 
 
+@pytest.mark.parametrize("position", [4, -1, np.int64(6)])
+def test_a_step_past_the_cache_is_refused(alone, target, position):
+    cache = alone.start_cache(3, 5)
+    alone.step(target[:, :2], cache, 3)
+    message = rf"position must leave room for 2 more in a cache of 5; received position={position}\."
+    with pytest.raises(ValueError, match=message):
+        alone.step(target[:, :2], cache, position)
+
+
 def test_attention_weights_are_those_of_the_call(block, target, source):
     self_weights, source_weights = block.attention_weights(target, source, TARGET_MASK, SOURCE_MASK)
     self_weights, source_weights = ops.convert_to_numpy(self_weights), ops.convert_to_numpy(source_weights)
     assert self_weights.shape == (3, 2, 5, 5) and source_weights.shape == (3, 2, 5, 7)
     assert (np.triu(self_weights, 1) == 0).all()
-    assert (self_weights[1, :, :, 3:] == 0).all() and (source_weights[1, :, :, 2:] == 0).all()
+    assert (self_weights[1, :, :3, 3:] == 0).all() and (source_weights[1, :, :, 2:] == 0).all()
+    assert (self_weights[1, :, 4, 3] == 0).all()  # padding attends to itself, to no other padding
     close(self_weights.sum(-1), np.ones((3, 2, 5)))
     close(source_weights.sum(-1), np.ones((3, 2, 5)))
     # Equal at its first position, where self-attention can only choose itself.

@@ -77,11 +77,12 @@ def test_position_is_what_tells_equal_tokens_apart():
         assert (gaps == 0).all() if positions == "none" else (gaps > 1e-3).all()
 
 
-def test_token_vectors_start_with_variance_one_after_scaling():
-    vectors = ops.convert_to_numpy(
-        TokenPositionEmbedding(2000, 4, 64, "none")(np.arange(2000).reshape(-1, 4))
-    )
-    assert abs(vectors.std() - 1) < 0.01  # 128,000 draws: its standard error is 0.002
+@pytest.mark.parametrize("settings", [{}, {"initial_stddev": 0.1}])
+def test_token_vectors_start_with_the_deviation_asked_for_after_scaling(settings):
+    layer = TokenPositionEmbedding(2000, 4, 64, "none", **settings)
+    vectors = ops.convert_to_numpy(layer(np.arange(2000).reshape(-1, 4)))
+    wanted = settings.get("initial_stddev", 1)
+    assert abs(vectors.std() / wanted - 1) < 0.01  # 128,000 draws: its standard error is 0.002
 
 
 @pytest.mark.parametrize("positions", KINDS)
@@ -116,7 +117,42 @@ def test_too_long_a_sequence_is_refused():
         TokenPositionEmbedding(10, 3, 4)(TOKENS)
 
 
+@pytest.mark.parametrize("start", [1, -1, 3])
+def test_a_start_that_leaves_no_room_is_refused(start):
+    message = rf"at most max_length=3 positions; received shape \(2, 3\) and start={start}\."
+    with pytest.raises(ValueError, match=message):
+        TokenPositionEmbedding(10, 3, 4)(TOKENS[:, :3], start=start)
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
+def test_positions_past_the_table_are_no_numbers(positions):
+    layer = TokenPositionEmbedding(10, 3, 4, positions)
+    known = ops.convert_to_numpy(layer(TOKENS[:, :3]))
+    for start, finite in {1: 2, 3: 0, -1: 2}.items():
+        vectors = ops.convert_to_numpy(layer(TOKENS[:, :3], start=ops.convert_to_tensor(start)))
+        right = np.isfinite(vectors).all(axis=(0, 2))
+        assert right.sum() == finite and right.tolist() == np.isfinite(vectors).any(axis=(0, 2)).tolist()
+    assert np.isfinite(known).all()
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_a_length_known_only_when_it_runs_is_loud_too(positions, jit_compile):
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("lengths are known elsewhere")
+    import tensorflow as tf
+
+    layer = TokenPositionEmbedding(10, 3, 4, positions)
+    signature = [tf.TensorSpec((None, None), tf.int32)]
+    embed = tf.function(layer, input_signature=signature, jit_compile=jit_compile)
+    vectors = embed(tf.constant(TOKENS, tf.int32)).numpy()
+    close(vectors[:, :3], layer(TOKENS[:, :3]))
+    assert np.isnan(vectors[:, 3]).all()
+
+
 def test_bad_sizes_are_refused():
+    with pytest.raises(ValueError, match=r"initial_stddev must be above 0; received initial_stddev=0\."):
+        TokenPositionEmbedding(10, 3, 4, initial_stddev=0)
     with pytest.raises(ValueError, match=r"vocabulary_size must be at least 1; received vocabulary_size=0\."):
         TokenPositionEmbedding(0, 3, 4)
     with pytest.raises(ValueError, match=r"max_length must be at least 1; received max_length=0\."):

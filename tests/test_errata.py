@@ -8,9 +8,10 @@ An entry is an object with these fields, all strings:
     printed     what the article says, in English
     printed_zh  optional: the Chinese words themselves, a few
     right       what is right
-    source      paper and section, or the documentation, or "executed: Keras 3.15"; no links that rot
     source      paper and section, or the documentation, or "executed: Keras 3.15"; no link that may rot
-    test        "tests/test_errata_05.py::test_e21_python_version": the test that proves it
+    chapter     "05_1_listing.ipynb#E21": the executed cell that shows it, by its id or its tag
+    test        "tests/test_errata_05.py::test_e21_python_version": the test that proves it; more tests
+                of the same file may begin with its number
 
 A code erratum's test runs the article's own lines, asserts that they fail for the stated reason, then that
 ours works; a mathematical one is a numeric proof. After editing a file: `python data/make_errata.py`.
@@ -79,6 +80,13 @@ def test_test_exists(section, erratum):
     }
     proves = names & {"Assert", "raises", "warns"} or any(name.startswith("assert_") for name in names)
     assert proves, f"{erratum['test']} asserts nothing"
+
+
+@pytest.mark.parametrize("section", [path.stem for path in FILES])
+def test_every_proof_belongs_to_an_erratum_of_its_section(section):
+    source = (ROOT / "tests" / f"test_errata_{section}.py").read_text(encoding="utf-8")
+    proven = {number.upper() for number in re.findall(r"^def test_([el]\d+[a-z]?)_", source, re.MULTILINE)}
+    assert proven == {erratum["id"] for of, erratum in ENTRIES if of == section}
 
 
 def test_errata_page_is_up_to_date():

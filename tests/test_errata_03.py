@@ -108,6 +108,8 @@ def test_e6_attention_alone_knows_no_order_and_is_not_a_block():
     for layer in (block.attention.output_projection, block.feed_forward.output_projection):
         layer.kernel.assign(ops.zeros_like(layer.kernel))
     np.testing.assert_array_equal(block(x.astype("float32")), x.astype("float32"))  # residual: nothing added
+    parts = {weight.path.split("/")[1] for weight in block.weights}
+    assert parts == {"attention_norm", "attention", "feed_forward_norm", "feed_forward"}
 
 
 def test_e7_without_a_causal_mask_the_answer_leaks(model):

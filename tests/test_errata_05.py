@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from packaging.specifiers import SpecifierSet
 
-from companion import TextClassifier, WordTokenizer
+from companion import TextClassifier, WordTokenizer, lstm_classifier
 
 if keras.backend.backend() != "tensorflow":
     pytest.skip("the article's program needs TensorFlow", allow_module_level=True)
@@ -99,6 +99,17 @@ EXAMPLES = ["I love programming", "I hate programming"] * 4, ["like", "dislike"]
 def execute(names, first, last=None):
     """Run lines of the article among these names."""
     exec("\n".join(LINES[number] for number in range(first, (last or first) + 1)), names)
+
+
+def each_alone(*numbers):
+    """A program that runs these lines of the article, each by itself, and prints what they raise."""
+    return f"""
+for line in {[LINES[number] for number in numbers]!r}:
+    try:
+        exec(line)
+    except Exception as error:
+        print(f"{{type(error).__name__}}: {{error}}")
+"""
 
 
 def offline(*_, **__):
@@ -189,6 +200,7 @@ def test_l235_a_failed_download_is_silent_and_of_the_wrong_resource(monkeypatch,
     assert "Error loading punkt" in said.getvalue()
     with pytest.raises(LookupError, match=r"Resource .*punkt_tab.* not found"):
         nltk.word_tokenize("I love programming")
+    assert WordTokenizer.train(["no network"]).split("No network!") == ["no", "network", "!"]
 
 
 def test_l246_tokenizing_returns_the_text(listing):
@@ -202,11 +214,16 @@ def test_l251_the_tokenizer_is_only_in_tensorflow(listing):
     assert listing["tokenizer"].word_index["is"] == 1
     with pytest.raises(ModuleNotFoundError, match=r"No module named 'keras\.preprocessing\.text'"):
         from keras.preprocessing.text import Tokenizer  # noqa: F401
+    ours = WordTokenizer.train(listing["train_texts"])
+    assert ours.decode(ours.encode("programming is great")) == "programming is great"
 
 
 def test_l269_input_length_is_deprecated(listing):
     with pytest.warns(UserWarning, match="Argument `input_length` is deprecated. Just remove it."):
         execute(listing, 268, 273)
+    with warnings.catch_warnings(action="error"):
+        model = lstm_classifier(listing["vocab_size"], num_classes=2)
+    assert model(listing["inputs"]).shape == model(listing["inputs"][:, 2:]).shape == (3, 2)  # any length
 
 
 def test_l278_a_list_of_labels_is_refused(listing, repaired):
@@ -217,15 +234,20 @@ def test_l278_a_list_of_labels_is_refused(listing, repaired):
     assert type(EXAMPLES[1]) is list and repaired.predict(EXAMPLES[0][:2]) == ["like", "dislike"]
 
 
-def test_l281_h5_is_legacy(listing, caplog):
+def test_l281_h5_is_legacy(listing, repaired, caplog, tmp_path):
     from absl import logging
 
     logging.get_absl_logger().addHandler(caplog.handler)
     try:
         execute(listing, 281)
+        assert "HDF5" in caplog.text and "considered legacy" in caplog.text
+        caplog.clear()
+        repaired.model.save(tmp_path / "model.keras")
+        assert caplog.text == ""
     finally:
         logging.get_absl_logger().removeHandler(caplog.handler)
-    assert "HDF5" in caplog.text and "considered legacy" in caplog.text
+    loaded, tokens = keras.saving.load_model(tmp_path / "model.keras"), np.array([[4, 5, 6]])
+    np.testing.assert_array_equal(loaded(tokens), repaired.model(tokens))
 
 
 def test_l282_there_is_no_save_tokenizer(listing, repaired, tmp_path):
@@ -236,29 +258,35 @@ def test_l282_there_is_no_save_tokenizer(listing, repaired, tmp_path):
     assert WordTokenizer.load(tmp_path / "tokenizer.json").encode(text) == repaired.tokenizer.encode(text)
 
 
-def test_l316_a_new_process_knows_no_tf(listing, caplog):
+def test_l316_a_new_process_knows_no_tf(listing, repaired, tmp_path, fresh_python):
     train(listing, epochs=1)
     listing["model"].save("language_model.h5")
-    with pytest.raises(NameError, match="name 'tf' is not defined"):
-        execute({}, 316)
-    names = {"tf": listing["tf"]}
-    execute(names, 316)
-    inputs = listing["inputs"]
-    np.testing.assert_allclose(names["model"](inputs), listing["model"](inputs), atol=1e-6)
+    repaired.save(tmp_path / "saved")
+    printed = fresh_python(f"""{each_alone(316)}
+import tensorflow as tf
+{each_alone(316)}
+print(model.count_params())
+from companion import TextClassifier
+print(*TextClassifier.load("saved").predict({EXAMPLES[0][:2]}))""")
+    assert printed.splitlines() == ["NameError: name 'tf' is not defined", "231361", "like dislike"]
 
 
-def test_l317_custom_objects_are_no_tokenizer(listing):
-    execute(listing, 317)
-    assert all(name.startswith("companion>") for name in listing["tokenizer"])
-    execute(listing, 320)
-    with pytest.raises(AttributeError, match="'dict' object has no attribute 'texts_to_sequences'"):
-        execute(listing, 321)
+def test_l317_custom_objects_are_no_tokenizer(repaired, tmp_path, fresh_python):
+    repaired.save(tmp_path / "saved")
+    text = "I really love programming"
+    printed = fresh_python(f"""import tensorflow as tf
+{each_alone(317)}
+print(tokenizer)
+{each_alone(320, 321)}
+from companion import WordTokenizer
+print(WordTokenizer.load("saved/tokenizer.json").encode({text!r}))""")
+    error = "AttributeError: 'dict' object has no attribute 'texts_to_sequences'"
+    assert printed.splitlines() == ["{}", error, str(repaired.tokenizer.encode(text))]
 
 
-def test_l322_the_length_was_not_saved(listing, repaired, tmp_path):
-    names = {"tf": listing["tf"], "test_sequences": [[8, 1], [2, 4]]}
-    with pytest.raises(NameError, match="name 'max_sequence_length' is not defined"):
-        execute(names, 322)
+def test_l322_the_length_was_not_saved(repaired, tmp_path, fresh_python):
+    before = "import tensorflow as tf\ntest_sequences = [[8, 1], [2, 4]]\n"
+    assert fresh_python(before + each_alone(322)) == "NameError: name 'max_sequence_length' is not defined\n"
     repaired.save(tmp_path / "saved")
     assert TextClassifier.load(tmp_path / "saved").max_length == repaired.max_length
 

@@ -1,4 +1,5 @@
 import math
+import re
 from collections import Counter
 
 import numpy as np
@@ -71,6 +72,19 @@ def test_bad_labels_are_named(metric):
         metric([0, 1], np.zeros((2, 3)))
     with pytest.raises(ValueError, match="must be labels of one kind; received int64 and <U1"):
         metric([0, 1], ["0", "1"])
+
+
+@pytest.mark.parametrize("metric", [accuracy, macro_f1, confusion_matrix])
+def test_labels_that_are_none_are_named(metric):
+    for strange in (None, b"a", (1,)):
+        labels = np.empty(2, object)
+        labels[:] = ["a", strange]
+        message = rf"must be ints or strings; received {re.escape(repr(strange))}\."
+        with pytest.raises(TypeError, match=message):
+            metric(labels, ["a", "b"])
+        with pytest.raises(TypeError, match=message):
+            metric(["a", "b"], labels)
+    assert metric(np.array(["a", "b"], object), ["a", "b"]) is not None
 
 
 @pytest.mark.parametrize("metric", [macro_f1, confusion_matrix])
@@ -167,6 +181,12 @@ def test_padding_does_not_count():
     assert perplexity(tokens, scores, weights) == pytest.approx(perplexity(tokens[real], scores[real]))
     assert perplexity(tokens, scores, real) == perplexity(tokens, scores, weights)
     assert perplexity(tokens, scores, 3.0 * weights) == pytest.approx(perplexity(tokens, scores, weights))
+    garbage = np.where(real[..., None], scores, np.nan)
+    assert perplexity(tokens, garbage, weights) == perplexity(tokens, scores, weights)
+    exponentials = np.exp(scores)
+    probabilities = np.where(real[..., None], exponentials / exponentials.sum(-1, keepdims=True), 0)
+    without = perplexity(tokens, probabilities, weights, from_logits=False)
+    assert without == pytest.approx(perplexity(tokens, scores, weights))
 
 
 def test_cross_entropy_agrees_with_keras():
@@ -188,6 +208,7 @@ def test_perplexity_has_its_limits():
     assert perplexity([0], [[1e4, -1e4]]) == 1
     assert perplexity([1], [[1e4, -1e4]]) == math.inf
     assert perplexity([1], [[1.0, 0.0]], from_logits=False) == math.inf
+    assert perplexity([0, 1], [[0, 0, -math.inf], [0, 0, -math.inf]]) == pytest.approx(2)  # of three, two
     assert perplexity([0], np.float32([[1.0000001, 0]]), from_logits=False) == 1
 
 
@@ -198,8 +219,16 @@ def test_bad_scores_are_named():
         perplexity([0, 4], np.zeros((2, 4)))
     with pytest.raises(ValueError, match=r"expected must be ints in \[0, 4\); received float64"):
         perplexity([0.0, 1.0], np.zeros((2, 4)))
-    with pytest.raises(ValueError, match="weights must be at least 0, and not all 0"):
-        perplexity([0, 1], np.zeros((2, 4)), weights=[0, 0])
+    for weights in ([0, 0], [1, -1], [1, math.nan], [1, math.inf]):
+        with pytest.raises(ValueError, match="weights must be finite, at least 0, and not all 0"):
+            perplexity([0, 1], np.zeros((2, 4)), weights=weights)
+    for bad in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="scores must be numbers; received NaN"):
+            perplexity([0, 1], [[0, 0], [0, bad]])
+        with pytest.raises(ValueError, match="scores must be probabilities that sum to 1"):
+            perplexity([0, 1], [[0.5, 0.5], [0.5, bad]], from_logits=False)
+    with pytest.raises(ValueError, match="nothing but -infinity"):
+        perplexity([0], [[-math.inf, -math.inf]])
     with pytest.raises(ValueError, match="scores must be probabilities that sum to 1"):
         perplexity([0, 1], np.zeros((2, 4)), from_logits=False)
     with pytest.raises(ValueError, match="loss must be a number of nats, at least 0; received -1"):
@@ -230,5 +259,7 @@ def test_confidence_interval_repeats_and_takes_texts():
 
 
 def test_a_bad_level_is_named():
+    with pytest.raises(ValueError, match="resamples must be at least 1; received 0"):
+        confidence_interval(accuracy, [1], [1], resamples=0)
     with pytest.raises(ValueError, match=r"level must be in \(0, 1\); received 95"):
         confidence_interval(accuracy, [1], [1], level=95)

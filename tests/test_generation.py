@@ -9,7 +9,7 @@ import pytest
 from keras import ops
 
 from companion import generate, lstm_seq2seq, transformer
-from companion.generation import STRATEGIES, _cached, _Settings, _uncached
+from companion.generation import STRATEGIES, _cached, _compile, _Settings, _uncached
 
 pytestmark = [
     pytest.mark.backend,
@@ -234,6 +234,12 @@ def test_a_low_temperature_is_greedy():
     np.testing.assert_array_equal(sample, generate(model(2), SOURCE, max_length=8))
 
 
+@pytest.mark.parametrize("temperature", [1e12, 1e30, 1e-30])
+def test_what_is_forbidden_is_written_at_no_temperature(temperature):
+    tokens = frequencies(temperature=temperature) > 0
+    assert np.flatnonzero(tokens).tolist() == ([4] if temperature < 1 else [1, 3, 4, 5, 6])
+
+
 def test_a_seed_repeats_a_sample_and_another_changes_it():
     draw = functools.partial(generate, model(2), SOURCE, max_length=10, strategy="sample", temperature=3.0)
     first = draw(seed=1)
@@ -296,6 +302,16 @@ def test_the_loop_is_compiled_once():
     assert len(made._generation_loops) == 2
     if keras.backend.backend() == "tensorflow":
         assert [loop.experimental_get_tracing_count() for loop in made._generation_loops.values()] == [1, 1]
+
+
+def test_pytorch_keeps_nothing_for_a_gradient():
+    if keras.backend.backend() != "torch":
+        pytest.skip("the others record nothing unless they are asked to")
+    import torch
+
+    made = chain(np.eye(V))
+    assert torch.is_grad_enabled()
+    assert not _compile(made, lambda: made(dict.fromkeys(made.input, SOURCE)))().requires_grad
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
@@ -362,7 +378,11 @@ def test_any_model_of_the_two_inputs_may_write(strategy):
         ({"strategy": "magic"}, r"strategy must be one of greedy, sample, beam; received strategy='magic'\."),
         ({"beam_size": 0}, r"beam_size must be from 1 to the vocabulary size, 12; received beam_size=0\."),
         ({"beam_size": 13}, r"beam_size must be from 1 to the vocabulary size, 12; received beam_size=13\."),
-        ({"temperature": 0.0}, r"temperature must be above 0; received temperature=0\.0\."),
+        ({"temperature": 0.0}, r"temperature must be from 1e-30 to 1e30; received temperature=0\.0\."),
+        ({"temperature": np.inf}, r"temperature must be from 1e-30 to 1e30; received temperature=inf\."),
+        ({"temperature": np.nan}, r"temperature must be from 1e-30 to 1e30; received temperature=nan\."),
+        ({"length_penalty": -np.inf}, r"length_penalty must be from -10 to 10; received .*=-inf\."),
+        ({"length_penalty": np.nan}, r"length_penalty must be from -10 to 10; received length_penalty=nan\."),
         ({"top_k": 0}, r"top_k must be None or from 1 to the vocabulary size, 12; received top_k=0\."),
         ({"top_k": 13}, r"top_k must be None or .* received top_k=13\."),
         ({"top_p": 0.0}, r"top_p must be None, or above 0 and at most 1; received top_p=0\.0\."),
@@ -378,13 +398,27 @@ def test_bad_settings_are_refused(settings, message):
         generate(model(2), SOURCE, **({"max_length": 8} | settings))
 
 
+@pytest.mark.parametrize("made", [model(2), lstm_seq2seq(12, V, 8, 8)])
+@pytest.mark.parametrize(
+    ("source", "received"),
+    [
+        ([[5, 12]], "int64 5 to 12"),
+        ([[-1, 4]], "int64 -1 to 4"),
+        ([[1.5, 4.0]], r"float64 1\.5 to 4\.0"),
+    ],
+)
+def test_source_ids_outside_the_vocabulary_are_refused(made, source, received):
+    with pytest.raises(ValueError, match=rf"source_tokens must be ints in \[0, 12\); received {received}\."):
+        generate(made, source, max_length=4, use_cache=False)
+
+
 def test_bad_sources_and_models_are_refused():
     with pytest.raises(
-        ValueError, match=r"source_tokens must have shape \(batch, length\); received .*\(5,\)\."
+        ValueError, match=r"source_tokens must have shape \(batch, length\); received shape \(5,\)\."
     ):
         generate(model(2), SOURCE[0], max_length=4)
     with pytest.raises(ValueError, match=r"tokens must have at most max_length=16 positions"):
-        generate(model(2), np.ones((1, 17)), max_length=4)
+        generate(model(2), np.ones((1, 17), int), max_length=4)
     with pytest.raises(
         ValueError, match=r"use_cache must be False for a model .*; received use_cache=True\."
     ):

@@ -9,7 +9,9 @@ import tomllib
 from functools import cache
 from pathlib import Path
 
+import keras
 import nbformat
+import numpy as np
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -17,6 +19,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 # The order of the article: a module imports only modules named before it.
 ORDER = (
+    *("base", "cache"),
     *("tokenizer", "text"),
     *("splits", "prose", "download", "sources", "library", "parallel", "data"),
     "word_vectors",
@@ -141,7 +144,17 @@ def test_tests_and_benchmarks_import_companion_and_never_one_another():
 
 @each_module
 def test_modules_are_small(path):
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= 300
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 300
+
+
+@each_module
+def test_functions_are_short(path):
+    """About ten lines are the aim; the docstring does not count."""
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.FunctionDef):
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = body[-1].end_lineno - body[0].lineno + 1 if body else 0
+            assert lines <= 35, f"{node.name} has {lines} lines without its docstring"
 
 
 @each_module
@@ -261,6 +274,20 @@ def test_the_readme_names_what_exists():
     assert set(re.findall(r"(?:^|`)make ([a-z][a-z-]*)", readme, re.MULTILINE)) <= targets
     for named in re.findall(r"\]\(((?!https?:|#|mailto:)[^)#\s]+)", readme):
         assert (ROOT / named).exists(), f"README.md points at {named}, which does not exist"
+
+
+def test_the_example_of_the_readme_runs_ignores_padding_and_loads(monkeypatch, tmp_path):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(example, names)
+    tokens = np.array([[5, 6, 7, 8], [9, 8, 7, 0]])
+    short, long = (names["model"](np.pad(tokens, ((0, 0), (0, n)))).numpy() for n in (0, 5))
+    assert short.shape == (2, 2) and np.abs(short[0] - short[1]).max() > 1e-3
+    np.testing.assert_allclose(short, long, atol=1e-6)
+    (saved,) = tmp_path.iterdir()
+    np.testing.assert_array_equal(keras.saving.load_model(saved)(tokens).numpy(), short)
 
 
 def test_the_readme_leaves_out_no_chapter_and_no_module():

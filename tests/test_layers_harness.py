@@ -3,6 +3,8 @@
 `run_layer_test` is what Keras's own layers must pass, on every backend.
 """
 
+from unittest import mock
+
 import keras
 import numpy as np
 import pytest
@@ -12,6 +14,9 @@ from companion import DecoderBlock, EncoderBlock, FeedForward, MultiHeadAttentio
 
 pytestmark = pytest.mark.backend
 BACKEND = keras.backend.backend()
+# The harness asks for jit_compile="auto", which TensorFlow takes for False on a CPU: there it runs both ways.
+# JAX takes it for True; PyTorch for False, as True would need a C++ compiler, which a reader may not have.
+COMPILED = {"tensorflow": (False, True), "jax": (True,), "torch": (False,)}[BACKEND]
 
 SOURCE, TARGET = (2, 5, 8), (2, 3, 8)  # (B, S, M), (B, T, M)
 BLOCK = {"model_dim": 8, "num_heads": 2, "hidden_dim": 16, "dropout": 0.1}
@@ -19,22 +24,26 @@ ATTENTION = {"model_dim": 8, "num_heads": 2, "dropout": 0.1}
 
 
 class LayersTest(testing.TestCase):
-    """One run for each way a layer is called; the harness trains those of one input, the rest train below."""
+    """One run for each way a layer is called, trained compiled and not.
+
+    The harness gives its model several inputs as one dict, which no layer of ours takes: those train below.
+    """
 
     def run_layer(self, layer, settings, shape, output_shape, weights, seeds, **more):
-        several = isinstance(shape, dict)
-        self.run_layer_test(
-            layer,
-            init_kwargs=settings,
-            input_shape=shape,
-            expected_output_shape=output_shape,
-            expected_num_trainable_weights=weights,
-            expected_num_non_trainable_weights=0,
-            expected_num_seed_generators=seeds,
-            expected_num_losses=0,
-            run_training_check=not several,
-            **more,
-        )
+        for compiled in COMPILED:
+            with mock.patch.object(keras.Model, "_resolve_auto_jit_compile", return_value=compiled):
+                self.run_layer_test(
+                    layer,
+                    init_kwargs=settings,
+                    input_shape=shape,
+                    expected_output_shape=output_shape,
+                    expected_num_trainable_weights=weights,
+                    expected_num_non_trainable_weights=0,
+                    expected_num_seed_generators=seeds,
+                    expected_num_losses=0,
+                    run_training_check=not isinstance(shape, dict),
+                    **more,
+                )
 
     def test_multi_head_attention(self):
         outputs = TARGET, (2, 2, 3, 3)

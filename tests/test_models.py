@@ -5,7 +5,18 @@ import numpy as np
 import pytest
 from keras import ops
 
-from companion import attention_weights, lstm_classifier, lstm_seq2seq, transformer, transformer_classifier
+from companion import (
+    DecoderBlock,
+    EncoderBlock,
+    TokenPositionEmbedding,
+    attention_weights,
+    lstm_classifier,
+    lstm_seq2seq,
+    padding_mask,
+    transformer,
+    transformer_classifier,
+)
+from companion.models import _mean_of_real
 
 backend = pytest.mark.backend
 TOKENS = np.array([[5, 3, 8, 1, 0, 0], [2, 9, 4, 7, 6, 1], [4, 0, 0, 0, 0, 0]], "int32")
@@ -184,6 +195,14 @@ def test_mixed_precision_is_close_to_float32(make, inputs, policy):
     assert 0 < error < (0.01 if policy == "mixed_float16" else 0.05)
 
 
+@backend
+def test_the_mean_of_many_tokens_is_counted_in_full():
+    mask = np.arange(70_000)[None, None] < 69_999  # float16 ends at 65,504
+    vectors = np.where(mask[0, 0, :, None], 1, 100)[None].astype("float16")  # padding is 100
+    mean = _mean_of_real(ops.convert_to_tensor(vectors), ops.convert_to_tensor(mask))
+    np.testing.assert_allclose(ops.convert_to_numpy(mean), [[1]], rtol=0.01)
+
+
 # Saving
 
 
@@ -273,7 +292,8 @@ def test_attention_weights_are_those_that_make_the_output(oracle, randomized):
         model.inputs, [model.get_layer(name).output for name in ("encoder_0", "encoder_norm", "decoder_0")]
     )
     source, encoded, target = map(ops.convert_to_numpy, inner([TOKENS, TARGET]))
-    source_mask, target_mask = (TOKENS != 0)[:, None], np.tri(4, dtype=bool) & (TARGET != 0)[:, None]
+    source_mask, real = (TOKENS != 0)[:, None], (TARGET != 0)[:, None]
+    target_mask = np.tri(4, dtype=bool) & (real | np.eye(4, dtype=bool))
     encoder, decoder = model.get_layer("encoder_1"), model.get_layer("decoder_1")
 
     normalized = ops.convert_to_numpy(encoder.attention_norm(source))
@@ -300,6 +320,38 @@ def test_attention_weights_take_a_list_and_survive_loading(tmp_path):
             np.testing.assert_allclose(actual[name][0], expected[name][0], atol=1e-6)
 
 
+def one_block(block, masked):
+    tokens = keras.Input((None,), dtype="int32")
+    embedded = TokenPositionEmbedding(10, 8, 8)(tokens)
+    return keras.Model(tokens, block(embedded, attention_mask=padding_mask(tokens) if masked else None))
+
+
+@backend
+def test_attention_weights_of_one_block_without_a_mask():
+    encoder, decoder = EncoderBlock(8, 2, 16, name="one"), DecoderBlock(8, 2, 16, 0.0, False, name="one")
+    weights = attention_weights(one_block(encoder, masked=False), TOKENS)["one"]
+    assert weights.shape == (3, 2, 6, 6) and (weights > 0).all()
+    self_weights, source_weights = attention_weights(one_block(decoder, masked=False), TOKENS)["one"]
+    assert self_weights.shape == (3, 2, 6, 6) and source_weights is None
+    assert (np.triu(self_weights, 1) == 0).all()
+
+
+@backend
+def test_attention_weights_are_those_of_this_model_where_two_share_a_block(randomized):
+    block = EncoderBlock(8, 2, 16, name="one")
+    without, masked = (randomized(one_block(block, mask), seed) for seed, mask in enumerate((False, True)))
+    for model, mask in ((without, None), (masked, (TOKENS != 0)[:, None])):
+        embedded = model.layers[1](TOKENS)
+        expected = ops.convert_to_numpy(block.attention_weights(embedded, attention_mask=mask))
+        np.testing.assert_allclose(attention_weights(model, TOKENS)["one"], expected, atol=1e-6)
+
+
+@backend
+def test_attention_weights_of_a_sequential_model():
+    model = keras.Sequential([keras.Input((None, 8)), EncoderBlock(8, 2, 16, name="one")])
+    assert attention_weights(model, np.ones((2, 3, 8), "float32"))["one"].shape == (2, 2, 3, 3)
+
+
 @backend
 def test_attention_weights_need_attention():
     with pytest.raises(
@@ -318,6 +370,10 @@ def test_bad_sizes_are_refused():
             make(1)
     with pytest.raises(ValueError, match=r"num_layers must be at least 1; received num_layers=0\."):
         lstm_classifier(10, 2, num_layers=0)
+    with pytest.raises(ValueError, match=r"num_layers must be at least 1; received num_layers=0\."):
+        transformer(10, 10, 12, 8, 2, 16, num_layers=0)
+    with pytest.raises(ValueError, match=r"num_layers must be at least 0; received num_layers=-1\."):
+        transformer_classifier(10, 2, 12, num_layers=-1)
     for make in (lambda: transformer(10, 10, 12, 8, 3), lambda: transformer_classifier(10, 2, 12, 8, 3)):
         with pytest.raises(
             ValueError, match=r"num_heads must divide model_dim; received model_dim=8, num_heads=3\."

@@ -156,10 +156,9 @@ def test_interface_strings(monkeypatch, tmp_path):
     folder = tmp_path / "jupyterlab_language_pack_zh_CN" / "locale"
     folder.mkdir(parents=True)
     (folder.parent / "__init__.py").write_text("raise RuntimeError('imported')\n")
-    (folder / "a.json").write_text(
-        '{"": {"domain": "a"}, "Run": ["运行"], "menu\\u0004Cut": ["剪切"], "OK": ["OK"], "Late": [""]}'
-    )
-    (folder / "b.json").write_text('{"Run": ["执行"]}')
+    content = '{"": {"domain": "a"}, "Run": ["运行"], "menu\\u0004Cut": ["剪切"], "OK": ["OK"], "Late": [""]}'
+    (folder / "a.json").write_text(content, encoding="utf-8")
+    (folder / "b.json").write_text('{"Run": ["执行"]}', encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     assert interface_strings() == [("Run", "运行", "interface"), ("Cut", "剪切", "interface")]
 
@@ -178,4 +177,6 @@ def test_language_names():
     by_text = defaultdict(set)
     for name in names:
         by_text[name.text].add(name.language)
-    assert by_text["Dienstag"] == {"de"} and by_text["日本"] == set() or by_text["日本"] == {"ja"}
+    assert by_text["Dienstag"] == {"de"}
+    assert by_text["日本"] == {"ja"}
+    assert by_text["Malta"] == set()  # in many of them

@@ -134,9 +134,7 @@ def test_a_future_token_changes_no_earlier_output(data, batch, length, source_le
     changed = target.copy()
     changed[:, first:] = 10 * normal(seed + 2, batch, length - first, WIDTH)
     before, after = (numpy(block(x, source, attention_mask=mask)) for x in (target, changed))
-    # A row whose past is masked away looks everywhere: such a mask asks for it.
-    looks_back = np.logical_or.accumulate(mask[:, 0, :first], axis=-1)
-    assert np.abs(after - before)[:, :first][looks_back].max(initial=0) <= 1e-6
+    assert np.abs(after - before)[:, :first].max() <= 1e-6  # also where the past is masked away
 
 
 @cases(80)

@@ -140,6 +140,18 @@ def test_vocabulary_is_ordered_by_count_then_spelling(words):
     assert words.vocabulary_size == 4 + len({word for text in ENGLISH for word in text.lower().split()})
 
 
+def test_spacing_is_not_counted_among_the_words():
+    texts = ["we cannot , yet"]
+    for count in (1, 2, 3, 5):
+        tokenizer = WordTokenizer.train(texts, max_words=count)
+        kept = tokenizer.tokens(range(4, tokenizer.vocabulary_size))
+        assert len(set(kept) - {"␣", "‿"}) == count and {"␣", "‿"} <= set(kept)
+    some, every = WordTokenizer.train(texts, max_words=5), WordTokenizer.train(texts)
+    assert some.encode(texts[0]) == every.encode(texts[0])
+    with pytest.raises(ValueError, match="texts must hold a word seen min_count=2 times"):
+        WordTokenizer.train(["a ) b ]"], min_count=2)  # twice a space, each word once
+
+
 def test_capitals():
     assert WordTokenizer.train(["A a"]).vocabulary_size == 5
     assert WordTokenizer.train(["A a"], lowercase=False).vocabulary_size == 6
