@@ -28,6 +28,7 @@ METADATA = {
 }
 LOG_LINE = re.compile(r"^(WARNING: All log messages before absl|[IWE]\d{4} \d\d:\d\d:).*\n", re.MULTILINE)
 COLOR = re.compile(r"\x1b\[[\d;]*m")
+STEP_TIME = re.compile(r" - \d+s - \d+[mu]?s/\w+")  # in the lines of Keras's verbose=2
 
 
 class ThisPython(AsyncKernelManager):
@@ -86,22 +87,33 @@ def portable(text: str) -> str:
 
 def as_shown(text: str) -> str:
     """What a terminal shows of a stream: backspaces and returns obeyed, so a progress bar is one line."""
+    text = COLOR.sub("", text)
     while (shorter := re.sub("[^\n\x08]\x08", "", text)) != text:
         text = shorter
     return re.sub("[^\n]*\r(?!\n|$)", "", text.replace("\x08", ""))
 
 
+def joined(outputs: list[nbformat.NotebookNode]) -> list[nbformat.NotebookNode]:
+    """The outputs without empty ones, neighbors of one stream made one."""
+    kept = []
+    for output in outputs:
+        if kept and output.get("name") and output.get("name") == kept[-1].get("name"):
+            kept[-1].text += output.text
+        elif output.get("text") != "":
+            kept.append(output)
+    return kept
+
+
 def tidy(cell: nbformat.NotebookNode) -> None:
     """Join a cell's streams and take out what changes from run to run."""
-    outputs = []
-    for output in cell.outputs:
-        if outputs and output.get("name") and output.get("name") == outputs[-1].get("name"):
-            outputs[-1].text += output.text
-        else:
-            outputs.append(output)
+    outputs = joined(cell.outputs)
     for output in outputs:
         if output.output_type == "stream":
-            output.text = portable(LOG_LINE.sub("", as_shown(output.text)))
+            output.text = LOG_LINE.sub("", output.text)
+    outputs = joined(outputs)  # a log line stood between two parts of one stream
+    for output in outputs:
+        if output.output_type == "stream":
+            output.text = portable(STEP_TIME.sub("", LOG_LINE.sub("", as_shown(output.text))))
         elif output.output_type == "error":
             output.evalue = portable(output.evalue)
             output.traceback = [portable(line) for line in output.traceback]
