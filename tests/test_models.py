@@ -84,10 +84,11 @@ def test_parameters_follow_a_formula():
     assert both_ways.count_params() == 10 * 8 + 2 * (lstm_parameters(8, 6) + lstm_parameters(12, 6)) + (
         12 * 3 + 3
     )
-    stack = 10 * 8 + 2 * block_parameters(8, 16, attentions=1) + 2 * 8
-    assert CLASSIFIERS["transformer"]().count_params() == stack + (8 * 3 + 3)
-    decoder = 11 * 8 + 2 * block_parameters(8, 16, attentions=2) + 2 * 8
-    assert SEQUENCE_MODELS["transformer"]().count_params() == stack + decoder + (8 * 11 + 11)
+    encoder = 10 * 8 + 2 * block_parameters(8, 16, attentions=1)
+    assert CLASSIFIERS["transformer"]().count_params() == encoder + 12 * 8 + (8 * 3 + 3)  # 12 positions
+    decoder = 11 * 8 + 2 * block_parameters(8, 16, attentions=2)
+    norms = 2 * (2 * 8)
+    assert SEQUENCE_MODELS["transformer"]().count_params() == encoder + decoder + norms + (8 * 11 + 11)
     seq2seq = (10 + 11) * 8 + 2 * lstm_parameters(8, 6) + (6 * 11 + 11)
     assert SEQUENCE_MODELS["lstm"]().count_params() == seq2seq
 
@@ -240,7 +241,7 @@ def test_models_are_exported_and_served_without_companion(fresh_python, tmp_path
         f"for i in range({len(ALL)}):\n"
         "    loaded = tf.saved_model.load(str(i))\n"
         f"    inputs = pair if i >= {len(CLASSIFIERS)} else pair['source_tokens']\n"
-        "    np.testing.assert_allclose(loaded.serve(inputs), np.load(f'{i}.npy'), atol=1e-6)\n"
+        "    np.testing.assert_allclose(loaded.serve(inputs), np.load(f'{i}.npy'), atol=1e-5)\n"
         "assert 'companion' not in sys.modules\n"
     )
 
