@@ -128,8 +128,10 @@ class DecoderBlock(Layer):
     def _attend_to_target(self, target, attention_mask, training=None):
         mask = causal_mask(ops.shape(target)[1])
         if attention_mask is not None:
-            # its transpose adds the diagonal only: a row without anything allowed would see the future
-            mask = ops.logical_and(mask, ops.logical_or(attention_mask, ops.transpose(mask)))
+            # a row without anything allowed would be uniform, and see the future
+            positions = ops.arange(ops.shape(target)[1])
+            itself = positions[:, None] == positions[None, :]
+            mask = ops.logical_and(mask, ops.logical_or(attention_mask, itself))
         normalized = self.self_attention_norm(target)
         attended, weights = self.self_attention(normalized, attention_mask=mask, training=training)
         return target + self.dropout(attended, training=training), weights
