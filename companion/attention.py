@@ -25,7 +25,8 @@ def causal_mask(length):
     """Each position may attend to itself and to those before it.
 
     Args:
-        length: Number of positions T, int or scalar int tensor.
+        length: Number of positions T: int, or scalar int tensor (where a functional model is put together,
+            int only).
     Returns:
         (T, T) bool; entry [t, s] is True where s <= t.
     Source: Vaswani et al. 2017, section 3.2.3.

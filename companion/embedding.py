@@ -44,7 +44,8 @@ class TokenPositionEmbedding(Layer):
         start: Position of the first token, int or scalar int tensor: a decoder with a cache embeds one token
             at a time.
     Returns:
-        (B, T, M) float; NaN at the positions beyond max_length of a length or start known only when it runs.
+        (B, T, M) float. Where the length or start is known only when it runs, positions past max_length
+        are NaN (with positions="none" there is no table to leave).
     Raises:
         ValueError: positions unknown, sizes below 1, dropout outside [0, 1), initial_stddev
             not above 0, or start + T > max_length.
