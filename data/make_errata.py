@@ -8,7 +8,12 @@ import os
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TITLES = {"03": "3 核心算法原理 · Algorithms", "04": "4 数学模型 · Mathematics", "05": "5 项目实践 · Project"}
+TITLES = {
+    "02": "2 核心概念与联系 · Core concepts",
+    "03": "3 核心算法原理 · Algorithms",
+    "04": "4 数学模型 · Mathematics",
+    "05": "5 项目实践 · Project",
+}
 HEAD = """# Errata of the article
 
 <!-- Written by data/make_errata.py from data/errata/*.json; edit those. -->

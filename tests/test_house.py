@@ -22,9 +22,10 @@ ORDER = (
     *("base", "cache"),
     *("tokenizer", "text"),
     *("splits", "prose", "download", "sources", "library", "parallel", "data"),
-    "word_vectors",
+    *("subwords", "vector_streams", "fasttext_files", "word2vec_files", "vector_files", "word_scores",
+    "vectors"), *("word_corpus", "negative_sampling", "cooccurrence", "word_vectors"),
     *("embedding", "attention", "encoder", "decoder", "models"),
-    *("pretraining", "finetuning", "generation", "evaluation", "visualization"),
+    *("pretraining", "finetuning", "generation", "evaluation", "visualization", "flowchart"),
     *("artifact", "labeled", "classification"),
     *("__init__", "__main__"),
 )

@@ -14,10 +14,15 @@ MODULES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.star
 # What modules lend one another, reached through them only.
 LENT = {
     "tokenizer": {"checked_text", "checked_texts", "printable", "tokenizer_file"},
+    "subwords": {"ngram_hash", "ngram_rows", "ngram_table"},
+    "word_scores": {"solved"},
     "download": {"download"},  # called like its module
     "visualization": {"confusion_matrix"},  # draws what that of evaluation counts
 }
 LENDERS = {"base", "prose", "sources", "labeled"}
+# `WordVectors` and the functions that train them are the way to what these do.
+LENDERS |= {"vector_streams", "fasttext_files", "word2vec_files", "vector_files"}
+LENDERS |= {"word_corpus", "negative_sampling", "cooccurrence"}
 
 
 def public_names(module):
