@@ -139,7 +139,7 @@ def _compiled(tables, x_max, alpha, learning_rate):
     rate = tf.constant(learning_rate, tf.float32)
 
     def step(indices, counts):
-        vectors = [table.rows(rows) for table, rows in zip(tables, indices, strict=True)]
+        vectors = [table.read(rows) for table, rows in zip(tables, indices, strict=True)]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(vectors)
             word, context = vectors

@@ -5,8 +5,6 @@ small dense products, of which a mask keeps what lies in each center's window; o
 all centers of the chunk. Only the rows that a chunk touches are read and written.
 """
 
-from collections.abc import Callable
-
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
@@ -14,7 +12,7 @@ from tqdm import tqdm
 from companion.word_corpus import WordCorpus, kept_shares, noise_distribution, pieces
 
 MODES = ("skip-gram", "cbow")
-CHUNK, BLOCK = 1024, 16  # centers that are updated together; centers of one product
+CHUNK, BLOCK = 2048, 16  # centers that are updated together; centers of one product
 NOISE = 128  # noise words of a chunk, each weighted so that a pair meets `negatives` of them in expectation
 START = 1e-3  # of AdaGrad's sum: dampens the first steps of a row
 LAST_RATE = 1e-4  # share of the learning rate that is left at the end
@@ -103,58 +101,84 @@ class SparseAdaGrad:
     Source: Duchi et al. 2011, section 1.1, with the diagonal matrix; by_row shares it within a row.
     """
 
-    def __init__(self, values: np.ndarray, by_row: bool, start: float):
-        self.by_row = by_row
+    def __init__(self, values: np.ndarray, by_row: bool = True, start: float = START):
+        self.by_row, self.width = by_row, values.shape[1]
         self.values = tf.Variable(values)
-        self.squares = tf.Variable(np.full(values.shape[: 1 if by_row else 2], start, np.float32))
+        self.squares = self._squares(len(values), start)
 
-    def rows(self, indices: tf.Tensor) -> tf.Tensor:
-        """The vectors (n, D) of rows (n,)."""
-        return tf.gather(self.values, indices)
+    def _squares(self, number, start):
+        return tf.Variable(np.full((number,) if self.by_row else (number, self.width), start, np.float32))
 
-    def descend(self, indices: tf.Tensor, gradients: tf.Tensor, learning_rate: tf.Tensor) -> None:
-        """Steps against gradients (n, D) of rows (n,); a row may occur many times."""
-        rows, place = tf.unique(indices)  # each row once: the sum of a race of threads would differ by run
-        count, squares = tf.shape(rows)[0], tf.square(gradients)
+    def read(self, ids: tf.Tensor) -> tf.Tensor:
+        """The vectors (n, D) of ids (n,)."""
+        return tf.gather(self.values, ids)
+
+    def descend(self, ids: tf.Tensor, gradients: tf.Tensor, learning_rate: tf.Tensor) -> None:
+        """Steps against gradients (n, D) of ids (n,); an id may occur many times."""
+        _subtract(self.values, *self._steps(ids, gradients, learning_rate))
+
+    def _steps(self, ids, gradients, learning_rate):
+        """The ids, each once, and how far to go for each."""
+        squares = tf.square(gradients)
         if self.by_row:
             squares = tf.reduce_mean(squares, axis=1)
-        gradients = tf.math.unsorted_segment_sum(gradients, place, count)
-        squares = tf.gather(self.squares, rows) + tf.math.unsorted_segment_sum(squares, place, count)
-        self.squares.scatter_update(tf.IndexedSlices(squares, rows))
+        ids, gradients, squares = _summed(ids, gradients, squares)
+        squares += tf.gather(self.squares, ids)
+        self.squares.scatter_update(tf.IndexedSlices(squares, ids))
         sizes = learning_rate * tf.math.rsqrt(squares)
-        steps = gradients * (sizes[:, None] if self.by_row else sizes)
-        self.values.scatter_sub(tf.IndexedSlices(steps, rows))
+        return ids, gradients * (sizes[:, None] if self.by_row else sizes)
 
 
-def words_alone(ids: tf.Tensor) -> tuple[tf.Tensor, Callable]:
-    """Each word has one row: the rows that ids need, and what makes the words' vectors of them."""
-    return ids, tf.identity
+class ComposedAdaGrad(SparseAdaGrad):
+    """The same for words that are means of several rows; the table has rows for parts that words share.
 
+    Args:
+        values: (R, D) float32.
+        rows, starts: As `ngram_table` returns them: word i is the mean of the rows[starts[i]:starts[i + 1]].
 
-def words_of_parts(rows: np.ndarray, starts: np.ndarray) -> Callable:
-    """The same for words that are means of several rows, rows[starts[i]:starts[i + 1]] for word i."""
-    parts, starts = tf.constant(rows, tf.int32), tf.constant(starts, tf.int32)
+    Each word has a step size, and each of its rows takes the word's whole step.
 
-    def lookup(ids):
-        words, place = tf.unique(ids)
-        begin, end = tf.gather(starts, words), tf.gather(starts, words + 1)
+    Source: the program of Bojanowski et al. 2017; the gradient of a mean of n rows is n times smaller.
+    """
+
+    def __init__(self, values: np.ndarray, rows: np.ndarray, starts: np.ndarray):
+        super().__init__(values)
+        self.parts, self.starts = tf.constant(rows, tf.int32), tf.constant(starts, tf.int32)
+        self.squares = self._squares(len(starts) - 1, START)
+
+    def _rows(self, words):
+        """The rows of words (n,), word after word; whose they are; and how many each has."""
+        begin, end = tf.gather(self.starts, words), tf.gather(self.starts, words + 1)
         ranges = tf.ragged.range(begin, end)
-        owners, count = ranges.value_rowids(), tf.shape(words)[0]
+        return tf.gather(self.parts, ranges.flat_values), ranges.value_rowids(), end - begin
 
-        def compose(vectors):
-            sums = tf.math.unsorted_segment_sum(vectors, owners, count)
-            means = sums / tf.cast(end - begin, tf.float32)[:, None]
-            return tf.gather(means, place)
+    def read(self, ids: tf.Tensor) -> tf.Tensor:
+        """The vectors (n, D) of words (n,)."""
+        words, place = tf.unique(ids)
+        rows, owners, number = self._rows(words)
+        sums = tf.math.unsorted_segment_sum(tf.gather(self.values, rows), owners, tf.shape(words)[0])
+        return tf.gather(sums / tf.cast(number, tf.float32)[:, None], place)
 
-        return tf.gather(parts, ranges.flat_values), compose
+    def descend(self, ids: tf.Tensor, gradients: tf.Tensor, learning_rate: tf.Tensor) -> None:
+        """Steps against gradients (n, D) of words (n,); a word may occur many times."""
+        words, steps = self._steps(ids, gradients, learning_rate)
+        rows, owners, _ = self._rows(words)
+        _subtract(self.values, *_summed(rows, tf.gather(steps, owners)))
 
-    return lookup
+
+def _summed(ids, *values):
+    """Each id once, and the sums of its values: in a fixed order, not in that of a race of threads."""
+    ids, place = tf.unique(ids)
+    return ids, *(tf.math.unsorted_segment_sum(part, place, tf.shape(ids)[0]) for part in values)
+
+
+def _subtract(table, rows, steps):
+    table.scatter_sub(tf.IndexedSlices(steps, rows))
 
 
 def train_vectors(
     corpus: WordCorpus,
-    inputs: np.ndarray,
-    lookup: Callable,
+    inputs: SparseAdaGrad,
     mode: str,
     window: int,
     negatives: int,
@@ -169,8 +193,7 @@ def train_vectors(
 
     Args:
         corpus: V words.
-        inputs: (R, D) float32, where to start.
-        lookup: `words_alone`, or what `words_of_parts` returns.
+        inputs: The table, where it starts.
         name: Before the progress bar.
         mode, window, negatives, subsample, epochs, learning_rate, seed, progress: As for `word2vec`.
     Returns:
@@ -180,9 +203,8 @@ def train_vectors(
         FloatingPointError: The loss is no longer finite.
     """
     random = np.random.default_rng(seed)
-    empty = np.zeros((len(corpus.words), inputs.shape[1]), np.float32)
-    inputs, outputs = (SparseAdaGrad(values, by_row=True, start=START) for values in (inputs, empty))
-    run = _compiled(inputs, outputs, lookup, mode, window, negatives)
+    outputs = SparseAdaGrad(np.zeros((len(corpus.words), inputs.width), np.float32))
+    run = tf.function(_Step(inputs, outputs, mode, window, negatives).run, reduce_retracing=True)
     kept, noise = kept_shares(corpus.counts, subsample), np.cumsum(noise_distribution(corpus.counts))
     losses, done, total = [], 0, epochs * len(corpus.ids)
     with tqdm(total=total, unit=" words", unit_scale=True, desc=name, disable=not progress) as bar:
@@ -222,47 +244,55 @@ def _chunks(ids, before, after, window, noise, random):
     return tokens, left.reshape(count, CHUNK), right.reshape(count, CHUNK), drawn
 
 
-def _compiled(inputs, outputs, lookup, mode, window, negatives):
-    """The function that trains on some chunks, once it has measured the mean loss of the first."""
-    blocks, span = CHUNK // BLOCK, BLOCK + 2 * window
-    near = tf.constant(BLOCK * np.arange(blocks)[:, None] + np.arange(span), tf.int32)
-    offset = tf.constant(np.arange(span) - window - np.arange(BLOCK)[:, None], tf.float32)
-    width, centers = inputs.values.shape[1], slice(window, window + CHUNK)
+class _Step:
+    """Reads the rows that a chunk touches, finds their gradients, writes the rows."""
 
-    def gathered(tokens, left, right, noise):
-        left, right = (tf.reshape(side, (blocks, BLOCK, 1)) for side in (left, right))
-        mask = tf.cast((offset >= -left) & (offset <= right) & (offset != 0), tf.float32)
-        ends = [tokens[centers], tf.reshape(tf.gather(tokens, near), [-1])]
-        predicting, predicted = ends if mode == "skip-gram" else ends[::-1]
-        rows, compose = lookup(predicting)
-        return mask, rows, compose, predicted, inputs.rows(rows), outputs.rows(predicted), outputs.rows(noise)
+    def __init__(self, inputs, outputs, mode, window, negatives):
+        self.inputs, self.outputs, self.width = inputs, outputs, inputs.width
+        self.mode, self.negatives = mode, negatives
+        self.blocks, self.span, self.centers = (
+            CHUNK // BLOCK,
+            BLOCK + 2 * window,
+            slice(window, window + CHUNK),
+        )
+        near = BLOCK * np.arange(self.blocks)[:, None] + np.arange(self.span)
+        self.near = tf.constant(near.ravel(), tf.int32)  # the neighbors of each block, in the chunk
+        offset = np.arange(self.span) - window - np.arange(BLOCK)[:, None]
+        self.offset = tf.constant(offset, tf.float32)  # from each center of a block to each neighbor
 
-    def in_blocks(vectors, others):
-        center, context = (vectors, others) if mode == "skip-gram" else (others, vectors)
-        return tf.reshape(center, (blocks, BLOCK, width)), tf.reshape(context, (blocks, span, width))
-
-    def mean_loss(tokens, left, right, noise):
-        mask, _, compose, _, vectors, others, drawn = gathered(tokens, left, right, noise)
-        loss = chunk_loss(mode, *in_blocks(compose(vectors), others), drawn, mask, negatives)
-        terms = mask if mode == "skip-gram" else tf.reduce_max(mask, axis=-1)
-        return loss / tf.maximum(tf.reduce_sum(terms), 1)
-
-    def step(tokens, left, right, noise, rate):
-        mask, rows, compose, predicted, vectors, others, drawn = gathered(tokens, left, right, noise)
-        with tf.GradientTape(watch_accessed_variables=False) as tape:
-            tape.watch(vectors)
-            composed = compose(vectors)
-        blocked = in_blocks(composed, others)
-        *slopes, noise_slopes = chunk_gradients(mode, *blocked, drawn, mask, negatives)
-        slopes = [tf.reshape(part, (-1, width)) for part in (slopes if mode == "skip-gram" else slopes[::-1])]
-        inputs.descend(rows, tape.gradient(composed, vectors, slopes[0]), rate)
-        outputs.descend(tf.concat([predicted, noise], 0), tf.concat([slopes[1], noise_slopes], 0), rate)
-
-    @tf.function(reduce_retracing=True)
-    def run(tokens, left, right, noise, rates):
-        loss = mean_loss(tokens[0], left[0], right[0], noise[0])
+    def run(self, tokens, left, right, noise, rates):
+        loss = self._mean_loss(tokens[0], left[0], right[0], noise[0])
         for i in tf.range(tf.shape(tokens)[0]):
-            step(tokens[i], left[i], right[i], noise[i], rates[i])
+            self._train(tokens[i], left[i], right[i], noise[i], rates[i])
         return loss
 
-    return run
+    def _in_order(self, center, context):
+        """What predicts, then what is predicted; or, of these two, center and context again."""
+        return (center, context) if self.mode == "skip-gram" else (context, center)
+
+    def _mask(self, left, right):
+        left, right = (tf.reshape(side, (self.blocks, BLOCK, 1)) for side in (left, right))
+        inside = (self.offset >= -left) & (self.offset <= right) & (self.offset != 0)
+        return tf.cast(inside, tf.float32)
+
+    def _in_blocks(self, vectors, others):
+        center, context = self._in_order(vectors, others)
+        shapes = (self.blocks, BLOCK, self.width), (self.blocks, self.span, self.width)
+        return tf.reshape(center, shapes[0]), tf.reshape(context, shapes[1])
+
+    def _mean_loss(self, tokens, left, right, noise):
+        predicting, predicted = self._in_order(tokens[self.centers], tf.gather(tokens, self.near))
+        blocked = self._in_blocks(self.inputs.read(predicting), self.outputs.read(predicted))
+        mask = self._mask(left, right)
+        loss = chunk_loss(self.mode, *blocked, self.outputs.read(noise), mask, self.negatives)
+        terms = mask if self.mode == "skip-gram" else tf.reduce_max(mask, axis=-1)
+        return loss / tf.maximum(tf.reduce_sum(terms), 1)
+
+    def _train(self, tokens, left, right, noise, rate):
+        predicting, predicted = self._in_order(tokens[self.centers], tf.gather(tokens, self.near))
+        blocked = self._in_blocks(self.inputs.read(predicting), self.outputs.read(predicted))
+        drawn, mask = self.outputs.read(noise), self._mask(left, right)
+        *slopes, noise_slopes = chunk_gradients(self.mode, *blocked, drawn, mask, self.negatives)
+        first, second = (tf.reshape(part, (-1, self.width)) for part in self._in_order(*slopes))
+        self.inputs.descend(predicting, first, rate)
+        self.outputs.descend(tf.concat([predicted, noise], 0), tf.concat([second, noise_slopes], 0), rate)

@@ -13,11 +13,11 @@ from companion.cooccurrence import (
 )
 from companion.negative_sampling import (
     MODES,
+    ComposedAdaGrad,
+    SparseAdaGrad,
     chunk_loss,
     negative_sampling_loss,
     train_vectors,
-    words_alone,
-    words_of_parts,
 )
 from companion.subwords import Subwords, character_ngrams, ngram_table
 from companion.vectors import WordVectors
@@ -78,16 +78,16 @@ def word2vec(
         TypeError: corpus does not hold sequences of strings.
         ValueError: An argument is out of its range, the corpus is empty, or no word occurs min_count times.
         FloatingPointError: The loss is no longer finite.
-    Source: Mikolov et al. 2013a, section 3; 2013b, section 2. Differs: 1,024 tokens are updated together and
+    Source: Mikolov et al. 2013a, section 3; 2013b, section 2. Differs: 2,048 tokens are updated together and
         share 128 weighted noise words; AdaGrad with one step size a row instead of SGD; a word may be its
         own noise.
     """
     check_at_least(1, vector_dim=vector_dim)
     settings = _checked(mode, window, negatives, epochs, learning_rate, seed)
     encoded = encode_corpus(corpus, min_count)
-    start = _uniform(len(encoded.words), vector_dim, seed)
+    table = SparseAdaGrad(_uniform(len(encoded.words), vector_dim, seed))
     vectors, losses = train_vectors(
-        encoded, start, words_alone, subsample=subsample, progress=progress, name="word2vec", **settings
+        encoded, table, subsample=subsample, progress=progress, name="word2vec", **settings
     )
     return WordVectors(encoded.words, vectors, counts=encoded.counts, history={"loss": losses})
 
@@ -104,7 +104,7 @@ def fasttext(
     buckets: int = 1 << 17,
     subsample: float = 1e-3,
     epochs: int = 5,
-    learning_rate: float = 0.6,
+    learning_rate: float = 0.5,
     seed: int = 0,
     progress: bool = True,
 ) -> WordVectors:
@@ -135,14 +135,9 @@ def fasttext(
     rows, starts = ngram_table(encoded.words, min_n, max_n, buckets)
     rows = np.insert(rows + number, starts[:-1], np.arange(number))  # its own row before those of its n-grams
     starts = starts + np.arange(number + 1)
+    table = ComposedAdaGrad(_uniform(number + buckets, vector_dim, seed), rows, starts)
     table, losses = train_vectors(
-        encoded,
-        _uniform(number + buckets, vector_dim, seed),
-        words_of_parts(rows, starts),
-        subsample=subsample,
-        progress=progress,
-        name="fasttext",
-        **settings,
+        encoded, table, subsample=subsample, progress=progress, name="fasttext", **settings
     )
     subwords = Subwords(table[number:], min_n, max_n)
     sums, parts = subwords.sums(encoded.words)
