@@ -50,6 +50,7 @@ _ON_FIRST_USE = {
     "word_scores": "AnalogyScore SimilarityScore read_analogies read_similarities",
     "vectors": "WordVectors",
     "word_corpus": "",
+    "adagrad": "",
     "negative_sampling": "",
     "cooccurrence": "",
     "word_vectors": "fasttext glove word2vec",

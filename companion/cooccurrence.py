@@ -1,12 +1,13 @@
 """Word vectors from counts of which words stand near each other: what `glove` trains with."""
 
+import functools
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
-from companion.negative_sampling import SparseAdaGrad
+from companion.adagrad import SparseAdaGrad
 from companion.word_corpus import WordCorpus, pieces
 
 BUFFER = 1 << 22  # pairs that are held before they are added up
@@ -31,8 +32,8 @@ def count_cooccurrence(corpus: WordCorpus, window: int) -> Cooccurrence:
     Returns:
         Cooccurrence with row <= column: one half of the symmetric matrix. A word beside itself counts once
         for each of the two places. Memory: 16 bytes an entry, and a buffer of BUFFER pairs.
-    Source: Pennington et al. 2014, section 4.2. A sentence of more than `companion.word_corpus.PIECE` tokens
-        is cut.
+    Source: Pennington et al. 2014, section 4.2. Differs: a sentence is cut where a piece of
+        `companion.word_corpus.PIECE` tokens ends.
     """
     size = np.int64(len(corpus.words))
     keys, counts = np.zeros(0, np.int64), np.zeros(0)
@@ -94,7 +95,7 @@ def train_glove(
     """
     random = np.random.default_rng(seed)
     shape = (2, len(corpus.words), vector_dim + 1)  # the last column is the bias
-    start = (random.random(shape, dtype=np.float32) - 0.5) / vector_dim
+    start = (random.random(shape, dtype=np.float32) - 0.5) / np.float32(vector_dim)
     tables = [SparseAdaGrad(values, by_row=False, start=1.0) for values in start]
     run = _compiled(tables, x_max, alpha, learning_rate)
     losses, number = [], len(matrix.counts)
@@ -113,7 +114,10 @@ def train_glove(
                 bar.update(len(corpus.ids) * len(chosen) / number)
             losses.append(float(total / entries))
             bar.set_postfix(loss=f"{losses[-1]:.4f}", refresh=False)
-    return sum(table.values.numpy()[:, :-1] for table in tables), losses
+    vectors = sum(table.values.numpy()[:, :-1] for table in tables)
+    if not np.isfinite(length := np.linalg.norm(vectors)):
+        raise FloatingPointError(f"the vectors are {length} long: lower learning_rate={learning_rate}.")
+    return vectors, losses
 
 
 def _added(runs):
@@ -149,7 +153,6 @@ def _compiled(tables, x_max, alpha, learning_rate):
             table.descend(rows, slopes, rate)
         return loss
 
-    @tf.function(reduce_retracing=True)
     def run(rows, columns, counts):
         total = tf.zeros(())
         for i in tf.range(0, tf.shape(rows)[0], BATCH):
@@ -157,4 +160,4 @@ def _compiled(tables, x_max, alpha, learning_rate):
             total += step((rows[part], columns[part]), counts[part])
         return total
 
-    return run
+    return tf.function(functools.partial(run), reduce_retracing=True)  # a new one is no retracing to warn of

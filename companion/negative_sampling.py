@@ -5,16 +5,18 @@ small dense products, of which a mask keeps what lies in each center's window; o
 all centers of the chunk. Only the rows that a chunk touches are read and written.
 """
 
+import functools
+
 import numpy as np
 import tensorflow as tf
 from tqdm import tqdm
 
+from companion.adagrad import SparseAdaGrad
 from companion.word_corpus import WordCorpus, kept_shares, noise_distribution, pieces
 
 MODES = ("skip-gram", "cbow")
 CHUNK, BLOCK = 2048, 16  # centers that are updated together; centers of one product
 NOISE = 128  # noise words of a chunk, each weighted so that a pair meets `negatives` of them in expectation
-START = 1e-3  # of AdaGrad's sum: dampens the first steps of a row
 LAST_RATE = 1e-4  # share of the learning rate that is left at the end
 
 
@@ -91,91 +93,6 @@ def _noise_gradients(words, noise, weights):
     return tf.matmul(slopes, noise), tf.matmul(slopes, words, transpose_a=True)
 
 
-class SparseAdaGrad:
-    """A table of vectors of which only the rows in use are read and written.
-
-    A number's step is learning_rate / sqrt(start + sum of its squared gradients so far). With by_row, a row
-    has one step size, from the means of its squares. The gradients of a row that is used many times are
-    summed, their squares one by one.
-
-    Source: Duchi et al. 2011, section 1.1, with the diagonal matrix; by_row shares it within a row.
-    """
-
-    def __init__(self, values: np.ndarray, by_row: bool = True, start: float = START):
-        self.by_row, self.width = by_row, values.shape[1]
-        self.values = tf.Variable(values)
-        self.squares = self._squares(len(values), start)
-
-    def _squares(self, number, start):
-        return tf.Variable(np.full((number,) if self.by_row else (number, self.width), start, np.float32))
-
-    def read(self, ids: tf.Tensor) -> tf.Tensor:
-        """The vectors (n, D) of ids (n,)."""
-        return tf.gather(self.values, ids)
-
-    def descend(self, ids: tf.Tensor, gradients: tf.Tensor, learning_rate: tf.Tensor) -> None:
-        """Steps against gradients (n, D) of ids (n,); an id may occur many times."""
-        _subtract(self.values, *self._steps(ids, gradients, learning_rate))
-
-    def _steps(self, ids, gradients, learning_rate):
-        """The ids, each once, and how far to go for each."""
-        squares = tf.square(gradients)
-        if self.by_row:
-            squares = tf.reduce_mean(squares, axis=1)
-        ids, gradients, squares = _summed(ids, gradients, squares)
-        squares += tf.gather(self.squares, ids)
-        self.squares.scatter_update(tf.IndexedSlices(squares, ids))
-        sizes = learning_rate * tf.math.rsqrt(squares)
-        return ids, gradients * (sizes[:, None] if self.by_row else sizes)
-
-
-class ComposedAdaGrad(SparseAdaGrad):
-    """The same for words that are means of several rows; the table has rows for parts that words share.
-
-    Args:
-        values: (R, D) float32.
-        rows, starts: As `ngram_table` returns them: word i is the mean of the rows[starts[i]:starts[i + 1]].
-
-    Each word has a step size, and each of its rows takes the word's whole step.
-
-    Source: the program of Bojanowski et al. 2017; the gradient of a mean of n rows is n times smaller.
-    """
-
-    def __init__(self, values: np.ndarray, rows: np.ndarray, starts: np.ndarray):
-        super().__init__(values)
-        self.parts, self.starts = tf.constant(rows, tf.int32), tf.constant(starts, tf.int32)
-        self.squares = self._squares(len(starts) - 1, START)
-
-    def _rows(self, words):
-        """The rows of words (n,), word after word; whose they are; and how many each has."""
-        begin, end = tf.gather(self.starts, words), tf.gather(self.starts, words + 1)
-        ranges = tf.ragged.range(begin, end)
-        return tf.gather(self.parts, ranges.flat_values), ranges.value_rowids(), end - begin
-
-    def read(self, ids: tf.Tensor) -> tf.Tensor:
-        """The vectors (n, D) of words (n,)."""
-        words, place = tf.unique(ids)
-        rows, owners, number = self._rows(words)
-        sums = tf.math.unsorted_segment_sum(tf.gather(self.values, rows), owners, tf.shape(words)[0])
-        return tf.gather(sums / tf.cast(number, tf.float32)[:, None], place)
-
-    def descend(self, ids: tf.Tensor, gradients: tf.Tensor, learning_rate: tf.Tensor) -> None:
-        """Steps against gradients (n, D) of words (n,); a word may occur many times."""
-        words, steps = self._steps(ids, gradients, learning_rate)
-        rows, owners, _ = self._rows(words)
-        _subtract(self.values, *_summed(rows, tf.gather(steps, owners)))
-
-
-def _summed(ids, *values):
-    """Each id once, and the sums of its values: in a fixed order, not in that of a race of threads."""
-    ids, place = tf.unique(ids)
-    return ids, *(tf.math.unsorted_segment_sum(part, place, tf.shape(ids)[0]) for part in values)
-
-
-def _subtract(table, rows, steps):
-    table.scatter_sub(tf.IndexedSlices(steps, rows))
-
-
 def train_vectors(
     corpus: WordCorpus,
     inputs: SparseAdaGrad,
@@ -204,7 +121,10 @@ def train_vectors(
     """
     random = np.random.default_rng(seed)
     outputs = SparseAdaGrad(np.zeros((len(corpus.words), inputs.width), np.float32))
-    run = tf.function(_Step(inputs, outputs, mode, window, negatives).run, reduce_retracing=True)
+    step = _Step(inputs, outputs, mode, window, negatives)
+    run = tf.function(
+        functools.partial(step.run), reduce_retracing=True
+    )  # a new one: no warning of retracing
     kept, noise = kept_shares(corpus.counts, subsample), np.cumsum(noise_distribution(corpus.counts))
     losses, done, total = [], 0, epochs * len(corpus.ids)
     with tqdm(total=total, unit=" words", unit_scale=True, desc=name, disable=not progress) as bar:
@@ -220,9 +140,10 @@ def train_vectors(
                 bar.set_postfix(loss=f"{measured[-1]:.3f}", refresh=False)
                 bar.update(size)
             losses.append(float(np.mean(measured)))
-    vectors = inputs.values.numpy()
-    _check_finite(vectors.sum(), done, learning_rate)
-    return vectors, losses
+    for table in (inputs, outputs):
+        _check_finite(np.linalg.norm(table.values), done, learning_rate)
+        _check_finite(np.linalg.norm(table.squares), done, learning_rate)  # too large, and a row stands still
+    return inputs.values.numpy(), losses
 
 
 def _check_finite(number, done, learning_rate):

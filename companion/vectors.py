@@ -168,10 +168,15 @@ class WordVectors:
         most = len(self) if most is None else most
         scores = {}
         for section, asked in questions.items():
+            asked = list(asked)
             rows = [[self._index.get(word, most) for word in question] for question in asked]
+            if strange := [question for question, row in zip(asked, rows, strict=True) if len(row) != 4]:
+                raise ValueError(
+                    f"questions must hold four words each; received {strange[0]} in {section!r}."
+                )
             known = np.array([row for row in rows if max(row) < most], int).reshape(-1, 4)
             scores[section] = AnalogyScore(solved(unit[:most], known), len(known), len(rows) - len(known))
-        sums = np.sum([(s.right, s.questions, s.missing) for s in scores.values()], axis=0, dtype=int)
+        sums = np.sum([(0, 0, 0), *scores.values()], axis=0)
         return scores | {"total": AnalogyScore(*sums.tolist())}
 
     def embedding_table(self, tokenizer: Tokenizer, seed: int = 0) -> tuple[np.ndarray, list[str]]:
@@ -270,8 +275,9 @@ class WordVectors:
             )
         cosines = self.vectors @ _unit(vector) / np.maximum(self._lengths, 1e-12)
         cosines[[self._index[word] for word in left_out if word in self._index]] = -np.inf
-        best = np.argpartition(-cosines, min(k, len(self) - 1))[:k]
-        best = best[np.lexsort((best, -cosines[best]))]
+        k = min(k, len(self))
+        best = np.flatnonzero(cosines >= np.partition(cosines, -k)[-k])  # of equals all, for a stable choice
+        best = best[np.lexsort((best, -cosines[best]))][:k]
         return [(self.words[i], float(cosines[i])) for i in best if np.isfinite(cosines[i])]
 
 

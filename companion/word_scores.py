@@ -63,16 +63,17 @@ def read_similarities(path: str | os.PathLike, lowercase: bool = False) -> list[
         FileNotFoundError: There is no such file.
         ValueError: A line is no such pair; the message names it.
     """
-    with open(path, encoding="utf-8", newline="") as file:
+    with open(path, encoding="utf-8-sig", newline="") as file:
         lines = [line.rstrip("\r\n") for line in file]
     delimiter = next((sign for sign in "\t," if lines and sign in lines[0]), " ")
-    rows = list(csv.reader(lines, delimiter=delimiter))
+    quoting = csv.QUOTE_MINIMAL if delimiter == "," else csv.QUOTE_NONE
+    rows = list(csv.reader(lines, delimiter=delimiter, quoting=quoting))
     column, pairs = 2, []
     for number, row in enumerate(rows, start=1):
         try:
             a, b, score = row[0], row[1], float(row[column])
         except (IndexError, ValueError) as error:
-            if number == 1 and len(row) > 2:
+            if number == 1 and len(row) > 2 and "" not in row:
                 column = next((i for i, name in enumerate(row) if name in ("Human (mean)", "SimLex999")), 2)
                 continue
             if not row:
@@ -99,7 +100,7 @@ def read_analogies(path: str | os.PathLike, lowercase: bool = False) -> dict[str
         ValueError: A line is none of these; the message names it.
     """
     sections, pairs = {}, {}
-    with open(path, encoding="utf-8") as file:
+    with open(path, encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             words = tuple((line.lower() if lowercase else line).split())
             if words[:1] == (":",) and len(words) > 1:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from companion.adagrad import ComposedAdaGrad, SparseAdaGrad
 from companion.base import check_at_least, plain
 from companion.cooccurrence import (
     count_cooccurrence,
@@ -13,8 +14,6 @@ from companion.cooccurrence import (
 )
 from companion.negative_sampling import (
     MODES,
-    ComposedAdaGrad,
-    SparseAdaGrad,
     chunk_loss,
     negative_sampling_loss,
     train_vectors,
@@ -83,12 +82,10 @@ def word2vec(
         own noise.
     """
     check_at_least(1, vector_dim=vector_dim)
-    settings = _checked(mode, window, negatives, epochs, learning_rate, seed)
+    settings = _checked(mode, window, negatives, subsample, epochs, learning_rate, seed)
     encoded = encode_corpus(corpus, min_count)
     table = SparseAdaGrad(_uniform(len(encoded.words), vector_dim, seed))
-    vectors, losses = train_vectors(
-        encoded, table, subsample=subsample, progress=progress, name="word2vec", **settings
-    )
+    vectors, losses = train_vectors(encoded, table, progress=progress, name="word2vec", **settings)
     return WordVectors(encoded.words, vectors, counts=encoded.counts, history={"loss": losses})
 
 
@@ -127,18 +124,16 @@ def fasttext(
         n-grams.
     """
     check_at_least(1, vector_dim=vector_dim)
-    settings = _checked(mode, window, negatives, epochs, learning_rate, seed)
+    settings = _checked(mode, window, negatives, subsample, epochs, learning_rate, seed)
     min_n, max_n, buckets = map(plain, (min_n, max_n, buckets))
-    ngram_table([], min_n, max_n, buckets)  # a number out of range shows before the corpus is read
+    ngram_table([], min_n, max_n, buckets)  # so do these
     encoded = encode_corpus(corpus, min_count)
     number = len(encoded.words)
     rows, starts = ngram_table(encoded.words, min_n, max_n, buckets)
     rows = np.insert(rows + number, starts[:-1], np.arange(number))  # its own row before those of its n-grams
     starts = starts + np.arange(number + 1)
     table = ComposedAdaGrad(_uniform(number + buckets, vector_dim, seed), rows, starts)
-    table, losses = train_vectors(
-        encoded, table, subsample=subsample, progress=progress, name="fasttext", **settings
-    )
+    table, losses = train_vectors(encoded, table, progress=progress, name="fasttext", **settings)
     subwords = Subwords(table[number:], min_n, max_n)
     sums, parts = subwords.sums(encoded.words)
     vectors = (table[:number] + sums) / (1 + parts)[:, None]
@@ -192,12 +187,14 @@ def _uniform(rows, vector_dim, seed):
     return (values - np.float32(0.5)) / np.float32(vector_dim)
 
 
-def _checked(mode, window, negatives, epochs, learning_rate, seed):
+def _checked(mode, window, negatives, subsample, epochs, learning_rate, seed):
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}; received mode={mode!r}.")
     check_at_least(1, window=window, negatives=negatives, epochs=epochs)
     _check_above_zero(learning_rate=learning_rate)
+    kept_shares(np.ones(1), subsample)  # a number out of range shows before the corpus is read
     numbers = {"window": window, "negatives": negatives, "epochs": epochs, "seed": seed}
+    numbers["subsample"] = subsample
     return {"mode": mode, "learning_rate": learning_rate} | {name: plain(x) for name, x in numbers.items()}
 
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from companion import cooccurrence, glove, word_corpus
+from companion.adagrad import SparseAdaGrad
 from companion.cooccurrence import Cooccurrence, count_cooccurrence, glove_loss, glove_weight, train_glove
-from companion.negative_sampling import SparseAdaGrad
 from companion.word_corpus import encode_corpus
 
 

@@ -22,7 +22,7 @@ LENT = {
 LENDERS = {"base", "prose", "sources", "labeled"}
 # `WordVectors` and the functions that train them are the way to what these do.
 LENDERS |= {"vector_streams", "fasttext_files", "word2vec_files", "vector_files"}
-LENDERS |= {"word_corpus", "negative_sampling", "cooccurrence"}
+LENDERS |= {"word_corpus", "adagrad", "negative_sampling", "cooccurrence"}
 
 
 def public_names(module):

@@ -97,6 +97,13 @@ def test_the_seed_decides(corpus, train):
     assert np.abs(first.vectors - other.vectors).max() > 1e-3
 
 
+@pytest.mark.parametrize("name, reach", [("skip-gram", 0.5), ("glove", 1.0)])
+def test_vectors_start_small_and_at_random(corpus, name, reach):
+    first, other = (TRAINERS[name](corpus, learning_rate=1e-12, epochs=1, seed=s).vectors for s in (0, 1))
+    assert 0.8 * reach / 16 < np.abs(first).max() < reach / 16 and not np.array_equal(first, other)
+    assert np.corrcoef(first.ravel(), other.ravel())[0, 1] < 0.3
+
+
 def test_rare_words_are_left_out(corpus):
     counts = encode_corpus(corpus).counts
     for train in (TRAINERS["skip-gram"], TRAINERS["fasttext"], TRAINERS["glove"]):
