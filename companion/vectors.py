@@ -219,7 +219,9 @@ class WordVectors:
         table, missing = self.embedding_table(tokenizer, seed)
         number = len(table) - len(SPECIALS)
         shown = f", such as {', '.join(missing[:3])}" if missing else ""
-        print(f"{number - len(missing):,} of {number:,} tokens have a vector; {len(missing):,} do not{shown}")
+        print(
+            f"{number - len(missing):,} of {number:,} tokens have a vector; missing {len(missing):,}{shown}"
+        )
         layer = keras.layers.Embedding(*table.shape, trainable=trainable, name="word_embedding")
         layer.build(None)
         layer.set_weights([table])

@@ -276,7 +276,7 @@ def test_a_table_takes_composed_words(composed):
 
 def test_a_layer_gives_the_vectors_and_says_what_is_missing(animals, tokenizer, capsys):
     layer = animals.embedding_layer(tokenizer)
-    assert capsys.readouterr().out == "2 of 4 tokens have a vector; 2 do not, such as cow, yak\n"
+    assert capsys.readouterr().out == "2 of 4 tokens have a vector; missing 2, such as cow, yak\n"
     tokens = tokenizer.encode_batch(["dog cow cat", "cat"])
     table, _ = animals.embedding_table(tokenizer)
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(layer(tokens)), table[tokens])
@@ -291,8 +291,8 @@ def test_a_layer_says_three_of_the_words_that_are_missing(animals, capsys):
     animals.embedding_layer(WordTokenizer(["cat", "dog"]))
     said = capsys.readouterr().out.splitlines()
     assert said == [
-        "1 of 5 tokens have a vector; 4 do not, such as p, q, r",
-        "2 of 2 tokens have a vector; 0 do not",
+        "1 of 5 tokens have a vector; missing 4, such as p, q, r",
+        "2 of 2 tokens have a vector; missing 0",
     ]
 
 
