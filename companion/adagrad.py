@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 START = 1e-3  # of AdaGrad's sum: dampens the first steps of a row
+START_OF_PARTS = 1e-6  # their gradients are smaller
 
 
 class SparseAdaGrad:
@@ -19,10 +20,7 @@ class SparseAdaGrad:
     def __init__(self, values: np.ndarray, by_row: bool = True, start: float = START):
         self.by_row, self.width = by_row, values.shape[1]
         self.values = tf.Variable(values)
-        self.squares = self._squares(len(values), start)
-
-    def _squares(self, number, start):
-        return tf.Variable(np.full((number,) if self.by_row else (number, self.width), start, np.float32))
+        self.squares = tf.Variable(np.full(values.shape[: 1 if by_row else 2], start, np.float32))
 
     def read(self, ids: tf.Tensor) -> tf.Tensor:
         """The vectors (n, D) of ids (n,)."""
@@ -30,18 +28,18 @@ class SparseAdaGrad:
 
     def descend(self, ids: tf.Tensor, gradients: tf.Tensor, learning_rate: tf.Tensor) -> None:
         """Steps against gradients (n, D) of ids (n,); an id may occur many times."""
-        _subtract(self.values, *self._steps(ids, gradients, learning_rate))
-
-    def _steps(self, ids, gradients, learning_rate):
-        """The ids, each once, and how far to go for each."""
         squares = tf.square(gradients)
         if self.by_row:
             squares = tf.reduce_mean(squares, axis=1)
-        ids, gradients, squares = _summed(ids, gradients, squares)
-        squares += tf.gather(self.squares, ids)
-        self.squares.scatter_update(tf.IndexedSlices(squares, ids))
+        self._step(*_summed(ids, gradients, squares), learning_rate)
+
+    def _step(self, rows, gradients, squares, learning_rate):
+        """Rows, each once, with the sums of their gradients and of their squares."""
+        squares += tf.gather(self.squares, rows)
+        self.squares.scatter_update(tf.IndexedSlices(squares, rows))
         sizes = learning_rate * tf.math.rsqrt(squares)
-        return ids, gradients * (sizes[:, None] if self.by_row else sizes)
+        steps = gradients * (sizes[:, None] if self.by_row else sizes)
+        self.values.scatter_sub(tf.IndexedSlices(steps, rows))
 
 
 class ComposedAdaGrad(SparseAdaGrad):
@@ -51,15 +49,12 @@ class ComposedAdaGrad(SparseAdaGrad):
         values: (R, D) float32.
         rows, starts: As `ngram_table` returns them: word i is the mean of the rows[starts[i]:starts[i + 1]].
 
-    Each word has a step size, and each of its rows takes the word's whole step.
-
-    Source: the program of Bojanowski et al. 2017; the gradient of a mean of n rows is n times smaller.
+    The gradient of a mean of n rows is, for each of them, 1 / n of that of the mean.
     """
 
     def __init__(self, values: np.ndarray, rows: np.ndarray, starts: np.ndarray):
-        super().__init__(values)
+        super().__init__(values, start=START_OF_PARTS)
         self.parts, self.starts = tf.constant(rows, tf.int32), tf.constant(starts, tf.int32)
-        self.squares = self._squares(len(starts) - 1, START)
 
     def _rows(self, words):
         """The rows of words (n,), word after word; whose they are; and how many each has."""
@@ -76,16 +71,15 @@ class ComposedAdaGrad(SparseAdaGrad):
 
     def descend(self, ids: tf.Tensor, gradients: tf.Tensor, learning_rate: tf.Tensor) -> None:
         """Steps against gradients (n, D) of words (n,); a word may occur many times."""
-        words, steps = self._steps(ids, gradients, learning_rate)
-        rows, owners, _ = self._rows(words)
-        _subtract(self.values, *_summed(rows, tf.gather(steps, owners)))
+        squares = tf.reduce_mean(tf.square(gradients), axis=1)
+        words, gradients, squares = _summed(ids, gradients, squares)
+        rows, owners, number = self._rows(words)
+        share = 1 / tf.cast(number, tf.float32)  # of a word that each of its rows makes up
+        gradients, squares = gradients * share[:, None], squares * tf.square(share)
+        self._step(*_summed(rows, tf.gather(gradients, owners), tf.gather(squares, owners)), learning_rate)
 
 
 def _summed(ids, *values):
     """Each id once, and the sums of its values: in a fixed order, not in that of a race of threads."""
     ids, place = tf.unique(ids)
     return ids, *(tf.math.unsorted_segment_sum(part, place, tf.shape(ids)[0]) for part in values)
-
-
-def _subtract(table, rows, steps):
-    table.scatter_sub(tf.IndexedSlices(steps, rows))

@@ -101,7 +101,7 @@ def fasttext(
     buckets: int = 1 << 17,
     subsample: float = 1e-3,
     epochs: int = 5,
-    learning_rate: float = 0.5,
+    learning_rate: float = 0.6,
     seed: int = 0,
     progress: bool = True,
 ) -> WordVectors:

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from companion import negative_sampling
-from companion.adagrad import START, ComposedAdaGrad, SparseAdaGrad
+from companion.adagrad import START, START_OF_PARTS, ComposedAdaGrad, SparseAdaGrad
 from companion.negative_sampling import (
     MODES,
     chunk_gradients,
@@ -168,17 +168,16 @@ def test_a_composed_word_is_a_mean(rng):
     close(composed(values).read(tf.constant(words)), [values[PARTS[word]].mean(axis=0) for word in words])
 
 
-def test_every_part_of_a_word_takes_its_step(rng):
+def test_every_part_of_a_word_takes_its_share(rng):
     start = rng.standard_normal((11, 3), dtype="float32")
-    values, table, squares = start.astype("float64"), composed(start), np.full(6, START)
+    values, table, squares = start.astype("float64"), composed(start), np.full(11, START_OF_PARTS)
     for words in ([4, 0, 4, 2], [1], [4, 3, 1, 1]):
-        gradients, sums = rng.standard_normal((len(words), 3), dtype="float32"), np.zeros((6, 3))
+        gradients, sums = rng.standard_normal((len(words), 3), dtype="float32"), np.zeros((11, 3))
         for word, gradient in zip(words, gradients, strict=True):
-            sums[word] += gradient
-            squares[word] += (gradient**2).mean()
-        for word, rows in enumerate(PARTS):
-            for row in rows:  # one that is there twice takes it twice
-                values[row] -= 0.2 * sums[word] / np.sqrt(squares[word])
+            for row in PARTS[word]:  # one that is there twice has two shares
+                sums[row] += gradient / len(PARTS[word])
+                squares[row] += (gradient**2).mean() / len(PARTS[word]) ** 2
+        values -= 0.2 * sums / np.sqrt(squares)[:, None]
         table.descend(tf.constant(words), tf.constant(gradients), tf.constant(0.2))
         close(table.values, values)
         close(table.squares, squares)
@@ -239,12 +238,12 @@ def gradients_by_hand(mode, words, outputs, tokens, left, right, noise):
     return list(inner.values()), list(outer.values()), np.mean(losses)
 
 
-def steps(squares, uses):
+def steps(squares, uses, times):
     """AdaGrad by hand: the step of each row; its squares are added to in place."""
-    sums = np.zeros((6, DIM))
-    for row, gradient in uses:
-        sums[row] += gradient
-        squares[row] += (gradient**2).mean()
+    sums, shares = np.zeros((len(squares), DIM)), times / times.sum(axis=1, keepdims=True)
+    for word, gradient in uses:
+        sums += shares[word][:, None] * gradient
+        squares += shares[word] ** 2 / np.maximum(times[word], 1) * (gradient**2).mean()  # part by part
     return RATE * sums / np.sqrt(squares)[:, None]
 
 
@@ -265,12 +264,12 @@ def test_steps_are_those_of_loops(chunks, rng, mode, several):
         outputs.astype("float64"),
         TIMES if several else np.eye(6),
     )
-    squares, losses = (np.full(6, START), np.full(6, START)), []
+    squares, losses = (np.full(len(table), START_OF_PARTS if several else START), np.full(6, START)), []
     for chunk in zip(*chunks, strict=True):
         words = times @ table / times.sum(axis=1, keepdims=True)
         inner, outer, measured = gradients_by_hand(mode, words, outputs, *chunk)
-        table = table - times.T @ steps(squares[0], inner)
-        outputs = outputs - steps(squares[1], outer)
+        table = table - steps(squares[0], inner, times)
+        outputs = outputs - steps(squares[1], outer, np.eye(6))
         losses.append(measured)
     close(loss, losses[0])
     for sparse, values, sums in zip(made, (table, outputs), squares, strict=True):
@@ -294,13 +293,16 @@ def dense_loss(mode, words, outputs, tokens, left, right, noise):
 
 
 @each_mode
-def test_a_step_goes_against_the_gradient_of_the_whole_tables(chunks, rng, mode):
-    tables = [rng.standard_normal((6, DIM), dtype="float32") for _ in range(2)]
-    made = [SparseAdaGrad(values) for values in tables]
+@pytest.mark.parametrize("several", [False, True])
+def test_a_step_goes_against_the_gradient_of_the_whole_tables(chunks, rng, mode, several):
+    times = TIMES if several else np.eye(6)
+    tables = [rng.standard_normal((rows, DIM), dtype="float32") for rows in (times.shape[1], 6)]
+    made = (composed if several else SparseAdaGrad)(tables[0]), SparseAdaGrad(tables[1])
     first = [part[:1] for part in chunks]
     with tf.GradientTape() as tape:
         dense = [tf.Variable(values) for values in tables]
-        loss = dense_loss(mode, *dense, *(part[0] for part in first))
+        words = tf.matmul(tf.constant(times / times.sum(axis=1, keepdims=True), tf.float32), dense[0])
+        loss = dense_loss(mode, words, dense[1], *(part[0] for part in first))
     slopes = [tf.convert_to_tensor(slope) for slope in tape.gradient(loss, dense)]
     trained(mode, made, first)
     for sparse, values, slope in zip(made, tables, slopes, strict=True):
