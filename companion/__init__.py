@@ -56,8 +56,8 @@ _ON_FIRST_USE = {
     "word_vectors": "fasttext glove word2vec",
     "evaluation": "accuracy bleu chrf confidence_interval confusion_matrix cross_entropy exact_match "
     "macro_f1 perplexity perplexity_from_loss",
-    "visualization": "attention_heatmap chinese_font head_grid positional_encoding_map set_style "
-    "training_curves vector_map",
+    "visualization": "attention_heatmap chinese_font font_families head_grid positional_encoding_map "
+    "set_style training_curves vector_map",
     "flowchart": "Edge Flowchart Node dead_ends draw_flowchart parse_flowchart",
     "artifact": "load_artifact save_artifact",
     "labeled": "",

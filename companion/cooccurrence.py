@@ -160,4 +160,4 @@ def _compiled(tables, x_max, alpha, learning_rate):
             total += step((rows[part], columns[part]), counts[part])
         return total
 
-    return tf.function(functools.partial(run), reduce_retracing=True)  # a new one is no retracing to warn of
+    return tf.function(functools.partial(run), reduce_retracing=True)  # partial: as in negative_sampling

@@ -5,13 +5,12 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-import matplotlib
 from matplotlib import patheffects
 from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.path import Path
 
-from companion.visualization import chinese_font
+from companion.visualization import font_families
 
 TEXT = r'"[^"]+"|[^]["{}()|]+'  # in quotes a label may hold brackets
 NODE = re.compile(rf"(\w+)(?:\[(?P<box>{TEXT})\]|\{{(?P<diamond>{TEXT})\}}|\((?P<round>{TEXT})\))?\s*")
@@ -155,7 +154,7 @@ def draw_flowchart(
         _draw_edge(ax, chart, edge, places, lanes.get(edge), shapes)
     ax.set(xlim=sorted(across), ylim=sorted(down))
     ax.set_axis_off()
-    ax.set_title(title or "Flow chart", fontfamily=_families())
+    ax.set_title(title or "Flow chart", fontfamily=font_families())
     return ax
 
 
@@ -237,12 +236,8 @@ def _draw_edge(ax, chart, edge, places, lane, shapes):
 
 
 def _write(ax, place, text, **style):
-    return ax.text(*place, text, ha="center", va="center", fontfamily=_families(), parse_math=False, **style)
-
-
-def _families():
-    """The fonts in force, then a Chinese one."""
-    return [*matplotlib.rcParams["font.family"], *filter(None, [chinese_font()])]
+    style |= {"ha": "center", "va": "center", "fontfamily": font_families(), "parse_math": False}
+    return ax.text(*place, text, **style)
 
 
 def _diamond(x, y, width, height, mutation_size):

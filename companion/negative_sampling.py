@@ -122,9 +122,8 @@ def train_vectors(
     random = np.random.default_rng(seed)
     outputs = SparseAdaGrad(np.zeros((len(corpus.words), inputs.width), np.float32))
     step = _Step(inputs, outputs, mode, window, negatives)
-    run = tf.function(
-        functools.partial(step.run), reduce_retracing=True
-    )  # a new one: no warning of retracing
+    run = functools.partial(step.run)  # a new object: else TensorFlow warns of retracing the old one
+    run = tf.function(run, reduce_retracing=True)
     kept, noise = kept_shares(corpus.counts, subsample), np.cumsum(noise_distribution(corpus.counts))
     losses, done, total = [], 0, epochs * len(corpus.ids)
     with tqdm(total=total, unit=" words", unit_scale=True, desc=name, disable=not progress) as bar:
@@ -171,11 +170,8 @@ class _Step:
     def __init__(self, inputs, outputs, mode, window, negatives):
         self.inputs, self.outputs, self.width = inputs, outputs, inputs.width
         self.mode, self.negatives = mode, negatives
-        self.blocks, self.span, self.centers = (
-            CHUNK // BLOCK,
-            BLOCK + 2 * window,
-            slice(window, window + CHUNK),
-        )
+        self.blocks, self.span = CHUNK // BLOCK, BLOCK + 2 * window
+        self.centers = slice(window, window + CHUNK)
         near = BLOCK * np.arange(self.blocks)[:, None] + np.arange(self.span)
         self.near = tf.constant(near.ravel(), tf.int32)  # the neighbors of each block, in the chunk
         offset = np.arange(self.span) - window - np.arange(BLOCK)[:, None]

@@ -93,7 +93,7 @@ class WordVectors:
         Raises:
             KeyError: A word has no vector.
         """
-        return float(_unit(self[a]) @ _unit(self[b]))
+        return float(np.clip(_unit(self[a]) @ _unit(self[b]), -1, 1))
 
     def nearest(self, word: str | np.ndarray, k: int = 10) -> list[tuple[str, float]]:
         """The k words whose vectors lie nearest by cosine.
@@ -135,19 +135,20 @@ class WordVectors:
         Returns:
             SimilarityScore.
         Raises:
-            ValueError: Fewer than two pairs have vectors, or all their scores are equal.
+            ValueError: Fewer than two pairs have vectors, or all their scores or cosines are equal.
         Source: Spearman 1904; Finkelstein et al. 2002 for its use here.
         """
         from scipy import stats
 
         pairs = [(a, b, float(score)) for a, b, score in pairs]
         known = [(self.similarity(a, b), score) for a, b, score in pairs if a in self and b in self]
-        if len({score for _, score in known}) < 2:
+        cosines, scores = np.array(known).reshape(-1, 2).T
+        if min(len({*cosines}), len({*scores})) < 2:
             raise ValueError(
-                "pairs must hold two different scores of words that have vectors; "
+                "pairs must hold two different scores, and cosines, of words that have vectors; "
                 f"received {len(pairs)} pairs, {len(known)} of them with vectors."
             )
-        correlation = stats.spearmanr(*zip(*known, strict=True)).statistic
+        correlation = stats.spearmanr(cosines, scores).statistic
         return SimilarityScore(float(correlation), len(known), len(pairs) - len(known))
 
     def evaluate_analogies(

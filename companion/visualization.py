@@ -111,7 +111,7 @@ def head_grid(
     figure.colorbar(axes[0, 0].collections[0], ax=axes, label="attention weight")
     figure.supxlabel("source token")
     figure.supylabel("target token")
-    figure.suptitle(title or "Attention by head", fontfamily=_families())
+    figure.suptitle(title or "Attention by head", fontfamily=font_families())
     return figure
 
 
@@ -133,7 +133,7 @@ def positional_encoding_map(encoding: np.ndarray, title: str | None = None, ax: 
     image = ax.imshow(encoding, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     ax.figure.colorbar(image, ax=ax, label="value")
     ax.set(xlabel="dimension", ylabel="position")
-    ax.set_title(title or "Position encoding", fontfamily=_families())
+    ax.set_title(title or "Position encoding", fontfamily=font_families())
     return ax
 
 
@@ -167,14 +167,14 @@ def vector_map(
     style = {"hue": groups, "style": groups} if groups is not None else {}
     seaborn.scatterplot(x=points[:, 0], y=points[:, 1], ax=ax, **style)
     for word, point in zip(words, points, strict=True):
-        text = {"fontfamily": _families(), "parse_math": False, "fontsize": "small"}
+        text = {"fontfamily": font_families(), "parse_math": False, "fontsize": "small"}
         ax.annotate(word, point, xytext=(4, 3), textcoords="offset points", **text)
     if groups is not None:
-        ax.legend(prop=font_manager.FontProperties(family=_families(), size="small"))
+        ax.legend(prop=font_manager.FontProperties(family=font_families(), size="small"))
     names = [f"principal component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)]
     ax.set(xlabel=names[0], ylabel=names[1])
     ax.margins(0.12)  # room for the words
-    ax.set_title(title or "Vectors", fontfamily=_families())
+    ax.set_title(title or "Vectors", fontfamily=font_families())
     return ax
 
 
@@ -206,7 +206,7 @@ def training_curves(
             ax.plot(range(1, len(values[name]) + 1), values[name], style, markersize=4, label=label)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set(xlabel="epoch", ylabel=metric.replace("_", " "))
-    ax.set_title(title or "Training", fontfamily=_families())
+    ax.set_title(title or "Training", fontfamily=font_families())
     ax.legend()
     return ax
 
@@ -250,14 +250,14 @@ def _grid(ax, shares, columns, rows, color_label, title, counts=None):
     numbers = {"annot": written, "fmt": ".2f"} if counts is None else {"annot": counts, "fmt": ".0f"}
     bar = {"cbar": color_label is not None, "cbar_kws": {"label": color_label}}
     seaborn.heatmap(shares, vmin=0, vmax=1, cmap="Blues", ax=ax, **numbers, **bar)
-    text = {"fontfamily": _families(), "parse_math": False}  # "$" in a token is no formula
+    text = {"fontfamily": font_families(), "parse_math": False}  # "$" in a token is no formula
     turn = max(map(len, columns), default=0) > 3
     ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90 if turn else 0, **text)
     ax.set_yticks(np.arange(len(rows)) + 0.5, rows, rotation=0, **text)
-    ax.set_title(title, fontfamily=_families())
+    ax.set_title(title, fontfamily=font_families())
 
 
-def _families():
+def font_families() -> list[str]:
     """The fonts in force, then a Chinese one: labels need no `set_style` to be readable."""
     families = list(matplotlib.rcParams["font.family"])
     font = chinese_font()

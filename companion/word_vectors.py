@@ -6,38 +6,19 @@ import numpy as np
 
 from companion.adagrad import ComposedAdaGrad, SparseAdaGrad
 from companion.base import check_at_least, plain
-from companion.cooccurrence import (
-    count_cooccurrence,
-    glove_loss,
-    glove_weight,
-    train_glove,
-)
-from companion.negative_sampling import (
-    MODES,
-    chunk_loss,
-    negative_sampling_loss,
-    train_vectors,
-)
-from companion.subwords import Subwords, character_ngrams, ngram_table
+from companion.cooccurrence import count_cooccurrence, glove_loss, train_glove
+from companion.negative_sampling import MODES, chunk_loss, negative_sampling_loss, train_vectors
+from companion.subwords import Subwords, ngram_table
 from companion.vectors import WordVectors
-from companion.word_corpus import encode_corpus, kept_shares, noise_distribution
-from companion.word_scores import AnalogyScore, SimilarityScore, read_analogies, read_similarities
+from companion.word_corpus import encode_corpus, kept_shares
 
 __all__ = [
-    "AnalogyScore",
-    "SimilarityScore",
     "WordVectors",
-    "character_ngrams",
     "chunk_loss",
     "fasttext",
     "glove",
     "glove_loss",
-    "glove_weight",
-    "kept_shares",
     "negative_sampling_loss",
-    "noise_distribution",
-    "read_analogies",
-    "read_similarities",
     "word2vec",
 ]
 
@@ -72,7 +53,8 @@ def word2vec(
         seed: The same seed and corpus give the same vectors on the same machine.
         progress: Show words per second and the running loss of a pair.
     Returns:
-        WordVectors with counts, the most frequent word first; `history["loss"]` has a number for each epoch.
+        WordVectors with counts, the most frequent word first; `history["loss"]`: the mean loss of a pair
+        (CBOW: of a center) in each epoch, on a sample of it.
     Raises:
         TypeError: corpus does not hold sequences of strings.
         ValueError: An argument is out of its range, the corpus is empty, or no word occurs min_count times.
@@ -82,7 +64,7 @@ def word2vec(
         own noise.
     """
     check_at_least(1, vector_dim=vector_dim)
-    settings = _checked(mode, window, negatives, subsample, epochs, learning_rate, seed)
+    settings = _settings(mode, window, negatives, subsample, epochs, learning_rate, seed)
     encoded = encode_corpus(corpus, min_count)
     table = SparseAdaGrad(_uniform(len(encoded.words), vector_dim, seed))
     vectors, losses = train_vectors(encoded, table, progress=progress, name="word2vec", **settings)
@@ -124,9 +106,9 @@ def fasttext(
         n-grams.
     """
     check_at_least(1, vector_dim=vector_dim)
-    settings = _checked(mode, window, negatives, subsample, epochs, learning_rate, seed)
+    settings = _settings(mode, window, negatives, subsample, epochs, learning_rate, seed)
     min_n, max_n, buckets = map(plain, (min_n, max_n, buckets))
-    ngram_table([], min_n, max_n, buckets)  # so do these
+    ngram_table([], min_n, max_n, buckets)  # refuses numbers out of range before the corpus is read
     encoded = encode_corpus(corpus, min_count)
     number = len(encoded.words)
     rows, starts = ngram_table(encoded.words, min_n, max_n, buckets)
@@ -187,15 +169,16 @@ def _uniform(rows, vector_dim, seed):
     return (values - np.float32(0.5)) / np.float32(vector_dim)
 
 
-def _checked(mode, window, negatives, subsample, epochs, learning_rate, seed):
+def _settings(mode, window, negatives, subsample, epochs, learning_rate, seed):
+    """The arguments that word2vec and fasttext share, checked before the corpus is read."""
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(map(repr, MODES))}; received mode={mode!r}.")
     check_at_least(1, window=window, negatives=negatives, epochs=epochs)
     _check_above_zero(learning_rate=learning_rate)
-    kept_shares(np.ones(1), subsample)  # a number out of range shows before the corpus is read
-    numbers = {"window": window, "negatives": negatives, "epochs": epochs, "seed": seed}
-    numbers["subsample"] = subsample
-    return {"mode": mode, "learning_rate": learning_rate} | {name: plain(x) for name, x in numbers.items()}
+    kept_shares(np.ones(1), subsample)  # refuses one out of range
+    numbers = {"window": window, "negatives": negatives, "subsample": subsample}
+    numbers |= {"epochs": epochs, "learning_rate": learning_rate, "seed": seed}
+    return {"mode": mode} | {name: plain(number) for name, number in numbers.items()}
 
 
 def _check_above_zero(**numbers):

@@ -187,8 +187,9 @@ def test_similarity_scores_by_hand(animals):
                                    [("cat", "dog", 1), ("cat", "cow", 2)]])  # fmt: skip
 def test_pairs_without_two_scores_are_refused(animals, pairs):
     known = sum("cow" not in pair for pair in pairs)
-    message = f"pairs must hold two different scores of words that have vectors; received {len(pairs)} pairs,"
-    with pytest.raises(ValueError, match=f"{message} {known} of them with vectors"):
+    message = "pairs must hold two different scores, and cosines, of words that have vectors; "
+    message += f"received {len(pairs)} pairs, {known} of them with vectors"
+    with pytest.raises(ValueError, match=message):
         animals.evaluate_similarity(pairs)
 
 
@@ -348,3 +349,14 @@ def test_files_without_the_words_wanted_are_refused(vectors, composed, tmp_path)
         WordVectors.load(tmp_path / "nowhere.txt")
     with pytest.raises(ValueError, match="format must be one of .*; received format='x'"):
         vectors.save(tmp_path / "v.txt", "x")
+
+
+def test_cosines_that_are_all_equal_have_no_order():
+    made = WordVectors(["a", "b", "c"], np.eye(3))
+    with pytest.raises(ValueError, match=r"two different scores, and cosines, of words .* 3 of them with"):
+        made.evaluate_similarity([("a", "b", 1), ("b", "c", 2), ("a", "c", 3)])
+
+
+def test_a_cosine_is_never_above_one():
+    made = WordVectors(map(str, range(200)), np.random.default_rng(0).normal(size=(200, 100)))
+    assert max(made.similarity(word, word) for word in made.words) <= 1
