@@ -14,17 +14,14 @@ from companion.attention import (
     padding_mask,
     scaled_dot_product_attention,
 )
+from companion.classifiers import lstm_classifier, transformer_classifier
 from companion.decoder import DecoderBlock
-from companion.embedding import TokenPositionEmbedding, positional_encoding
+from companion.embedding import RelativePositionBias, TokenPositionEmbedding, positional_encoding
 from companion.encoder import EncoderBlock, FeedForward
 from companion.generation import generate
-from companion.models import (
-    attention_weights,
-    lstm_classifier,
-    lstm_seq2seq,
-    transformer,
-    transformer_classifier,
-)
+from companion.inspection import attention_weights
+from companion.lstm import lstm_language_model, lstm_seq2seq
+from companion.models import bert, gpt, t5, transformer
 
 __version__ = "0.1.0"
 
@@ -70,16 +67,21 @@ __all__ = [
     "EncoderBlock",
     "FeedForward",
     "MultiHeadAttention",
+    "RelativePositionBias",
     "TokenPositionEmbedding",
     "attention_distribution",
     "attention_weights",
+    "bert",
     "causal_mask",
     "generate",
+    "gpt",
     "lstm_classifier",
+    "lstm_language_model",
     "lstm_seq2seq",
     "padding_mask",
     "positional_encoding",
     "scaled_dot_product_attention",
+    "t5",
     "transformer",
     "transformer_classifier",
     *_ON_FIRST_USE,

@@ -43,12 +43,16 @@ def check_shares(**shares: float) -> None:
             raise ValueError(f"{name} must lie in [0, 1); received {name}={share}.")
 
 
-def check_heads(model_dim: int, num_heads: int) -> None:
-    """Refuse heads that cannot share the width evenly."""
+def check_heads(model_dim: int, num_heads: int, head_dim: int | None = None) -> int:
+    """The width of a head; refuse heads that cannot share the width evenly."""
+    if head_dim is not None:
+        check_at_least(1, model_dim=model_dim, num_heads=num_heads, head_dim=head_dim)
+        return head_dim
     if num_heads < 1 or model_dim % num_heads:
         raise ValueError(
             f"num_heads must divide model_dim; received model_dim={model_dim}, num_heads={num_heads}."
         )
+    return model_dim // num_heads
 
 
 def check_width(name: str, shape: Sequence[int | None], model_dim: int) -> None:

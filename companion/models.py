@@ -1,98 +1,19 @@
-"""Whole models, as functions that return a functional `keras.Model` (article sections 3 and 5).
+"""Whole Transformers, as functions that return a functional `keras.Model` (article sections 3 and 8.1).
 
-Every model reads int tokens with padding id 0, saves to `.keras`, and loads wherever `companion` is imported.
+Every model reads int tokens, saves to `.keras`, and loads wherever `companion` is imported. Its inputs are
+given as a dictionary, or as a list in the order named.
 """
 
+import functools
+
 import keras
-from keras import layers, ops
+from keras import layers
 
 from companion.attention import padding_mask
-from companion.base import check_at_least, check_shares, takes_plain_numbers
+from companion.base import check_at_least, takes_plain_numbers
 from companion.decoder import DecoderBlock
-from companion.embedding import TokenPositionEmbedding
-from companion.encoder import EncoderBlock
-
-
-@takes_plain_numbers
-def lstm_classifier(
-    vocabulary_size: int,
-    num_classes: int,
-    model_dim: int = 64,
-    hidden_dim: int = 128,
-    num_layers: int = 1,
-    bidirectional: bool = False,
-    dropout: float = 0.0,
-) -> keras.Model:
-    """The article's classifier: embedding, LSTM layers, one probability per class.
-
-    Args:
-        vocabulary_size: Number of token ids V.
-        num_classes: Number of classes C, >= 2.
-        model_dim: Width of the embedding.
-        hidden_dim: Width of each LSTM (in each direction).
-        num_layers: LSTMs stacked on one another, >= 1; the article stacks two.
-        bidirectional: Also read from the end.
-        dropout: Fraction dropped before the last layer in training.
-    Returns:
-        Model from tokens (B, S) int to probabilities (B, C) float32. Padding (id 0, on the right) changes
-        nothing.
-    Raises:
-        ValueError: num_classes below 2, num_layers below 1, or dropout outside [0, 1).
-    Source: Hochreiter and Schmidhuber 1997. Differs from the article's listing: masks padding, and one
-    probability per class instead of one sigmoid.
-    """
-    check_at_least(2, num_classes=num_classes)
-    check_at_least(1, num_layers=num_layers)
-    check_shares(dropout=dropout)
-    tokens = keras.Input((None,), dtype="int32", name="tokens")
-    mask = ops.not_equal(tokens, 0)
-    x = layers.Embedding(vocabulary_size, model_dim, name="embedding")(tokens)
-    for i in range(num_layers):
-        lstm = layers.LSTM(hidden_dim, return_sequences=i + 1 < num_layers, name=f"lstm_{i}")
-        lstm = layers.Bidirectional(lstm, name=f"bidirectional_{i}") if bidirectional else lstm
-        x = lstm(x, mask=mask)
-    return keras.Model(tokens, _class_probabilities(x, num_classes, dropout), name="lstm_classifier")
-
-
-@takes_plain_numbers
-def transformer_classifier(
-    vocabulary_size: int,
-    num_classes: int,
-    max_length: int,
-    model_dim: int = 64,
-    num_heads: int = 4,
-    hidden_dim: int = 128,
-    num_layers: int = 2,
-    dropout: float = 0.1,
-) -> keras.Model:
-    """Encoder blocks, the mean of their outputs over the real tokens, one probability per class.
-
-    Args:
-        vocabulary_size: Number of token ids V.
-        num_classes: Number of classes C, >= 2.
-        max_length: Longest input S.
-        model_dim, num_heads, hidden_dim, dropout: see `EncoderBlock`.
-        num_layers: Encoder blocks; 0 leaves a bag of embeddings.
-    Returns:
-        Model from tokens (B, S) int to probabilities (B, C) float32. Padding (id 0) changes nothing, and a
-        text of padding alone gets finite ones.
-    Raises:
-        ValueError: num_classes below 2, num_layers below 0, or as `EncoderBlock`.
-    Source: Vaswani et al. 2017, section 3 (encoder); the mean as in Reimers and Gurevych 2019, section 3.
-    Differs: made for few labels. Vectors start small and are not normalized before the mean, so that a word
-    which training hardly touched says little.
-    """
-    check_at_least(2, num_classes=num_classes)
-    check_at_least(0, num_layers=num_layers)
-    tokens = keras.Input((None,), dtype="int32", name="tokens")
-    mask = padding_mask(tokens)
-    sizes = vocabulary_size, max_length, model_dim
-    x = TokenPositionEmbedding(*sizes, "learned", dropout, initial_stddev=0.1, name="embedding")(tokens)
-    for i in range(num_layers):
-        block = EncoderBlock(model_dim, num_heads, hidden_dim, dropout, name=f"encoder_{i}")
-        x = block(x, attention_mask=mask)
-    x = _mean_of_real(x, mask)
-    return keras.Model(tokens, _class_probabilities(x, num_classes, dropout), name="transformer_classifier")
+from companion.embedding import RelativePositionBias, TokenPositionEmbedding
+from companion.encoder import EncoderBlock, activation_named, normalization
 
 
 @takes_plain_numbers
@@ -105,135 +26,258 @@ def transformer(
     hidden_dim: int = 512,
     num_layers: int = 2,
     dropout: float = 0.1,
+    norm_first: bool = True,
+    activation: str = "relu",
+    epsilon: float = 1e-6,
+    positions: str = "sinusoidal",
+    scaled: bool = True,
+    shared: bool = False,
+    num_decoder_layers: int | None = None,
+    decoder_num_heads: int | None = None,
+    decoder_hidden_dim: int | None = None,
+    padding_id: int = 0,
 ) -> keras.Model:
     """The encoder-decoder: reads a source, and at each target position scores the next token.
 
     Args:
         source_vocabulary_size, target_vocabulary_size: Numbers of token ids.
         max_length: Longest source and longest target.
-        model_dim, num_heads, hidden_dim, dropout: see `EncoderBlock` and `DecoderBlock`.
-        num_layers: Encoder blocks, and as many decoder blocks, >= 1.
+        model_dim, num_heads, hidden_dim, dropout, norm_first, activation, epsilon: see `EncoderBlock` and
+            `DecoderBlock`.
+        num_layers: Encoder blocks, >= 1.
+        positions, scaled: see `TokenPositionEmbedding`.
+        shared: One embedding for sources, targets and, read backwards and with a bias, for the logits; both
+            vocabularies are then one.
+        num_decoder_layers, decoder_num_heads, decoder_hidden_dim: As the encoder's if not given.
+        padding_id: Fills short sources.
     Returns:
-        Model from {"source_tokens": (B, S) int, "target_tokens": (B, T) int}, or a list of the two in this
-        order, to logits (B, T, V) float32 over the target vocabulary. Padding id is 0 on both sides.
+        Model from {"source_tokens": (B, S) int, "target_tokens": (B, T) int} to logits (B, T, V) float32 over
+        the target vocabulary. Targets are padded on the right, where a causal model does not look.
     Raises:
-        ValueError: num_layers below 1, or as `EncoderBlock`.
-    Source: Vaswani et al. 2017, section 3 and figure 1. Differs: normalizes first; separate embeddings.
+        ValueError: num_layers below 1, sizes of a shared vocabulary that differ, or as the blocks.
+    Source: Vaswani et al. 2017, section 3 and figure 1. Differs: by default normalizes first, with separate
+    embeddings. Marian's translation models (Junczys-Dowmunt et al. 2018) are norm_first=False, shared=True,
+    activation="silu", epsilon=1e-5, positions="sinusoidal_halves".
     """
     check_at_least(1, num_layers=num_layers)
-    source_tokens = keras.Input((None,), dtype="int32", name="source_tokens")
-    target_tokens = keras.Input((None,), dtype="int32", name="target_tokens")
-    source_mask, target_mask = padding_mask(source_tokens), padding_mask(target_tokens)
+    if shared and source_vocabulary_size != target_vocabulary_size:
+        raise ValueError(
+            "a shared vocabulary must have one size; received source_vocabulary_size="
+            f"{source_vocabulary_size}, target_vocabulary_size={target_vocabulary_size}."
+        )
+    inputs = source_tokens, target_tokens = _tokens("source_tokens", "target_tokens")
+    embedding = functools.partial(
+        TokenPositionEmbedding,
+        max_length=max_length,
+        model_dim=model_dim,
+        positions=positions,
+        dropout=dropout,
+        scaled=scaled,
+    )
+    if shared:
+        embed_source = embedding(source_vocabulary_size, output_bias=True, name="embedding")
+    else:
+        embed_source = embedding(source_vocabulary_size, name="source_embedding")
 
-    source = TokenPositionEmbedding(
-        source_vocabulary_size, max_length, model_dim, dropout=dropout, name="source_embedding"
-    )(source_tokens)
-    for i in range(num_layers):
-        block = EncoderBlock(model_dim, num_heads, hidden_dim, dropout, name=f"encoder_{i}")
-        source = block(source, attention_mask=source_mask)
-    source = layers.LayerNormalization(epsilon=1e-6, name="encoder_norm")(source)
-
-    target = TokenPositionEmbedding(
-        target_vocabulary_size, max_length, model_dim, dropout=dropout, name="target_embedding"
-    )(target_tokens)
-    for i in range(num_layers):
-        block = DecoderBlock(model_dim, num_heads, hidden_dim, dropout, name=f"decoder_{i}")
-        target = block(target, source, attention_mask=target_mask, source_mask=source_mask)
-    target = layers.LayerNormalization(epsilon=1e-6, name="decoder_norm")(target)
-    logits = layers.Dense(target_vocabulary_size, name="logits", dtype="float32")(target)
-    inputs = {"source_tokens": source_tokens, "target_tokens": target_tokens}
+    variant = {"norm_first": norm_first, "activation": activation, "epsilon": epsilon}
+    source_mask = padding_mask(source_tokens, padding_id)
+    sizes = model_dim, num_heads, hidden_dim, dropout
+    source = embed_source(source_tokens)
+    source = _encoded(source, num_layers, sizes, variant, attention_mask=source_mask)
+    embed_target = embed_source if shared else embedding(target_vocabulary_size, name="target_embedding")
+    target = embed_target(target_tokens)
+    sizes = model_dim, decoder_num_heads or num_heads, decoder_hidden_dim or hidden_dim, dropout
+    num_layers = num_layers if num_decoder_layers is None else num_decoder_layers
+    target = _decoded(target, num_layers, sizes, variant, source=source, source_mask=source_mask)
+    if shared:
+        logits = embed_target(target, reverse=True)
+    else:
+        logits = layers.Dense(target_vocabulary_size, name="logits", dtype="float32")(target)
     return keras.Model(inputs, logits, name="transformer")
 
 
 @takes_plain_numbers
-def lstm_seq2seq(
-    source_vocabulary_size: int,
-    target_vocabulary_size: int,
+def gpt(
+    vocabulary_size: int,
+    max_length: int,
     model_dim: int = 128,
-    hidden_dim: int = 256,
+    num_heads: int = 4,
+    hidden_dim: int = 512,
+    num_layers: int = 2,
     dropout: float = 0.1,
+    activation: str = "gelu_tanh",
+    epsilon: float = 1e-5,
+    padding_id: int | None = None,
 ) -> keras.Model:
-    """The baseline before attention: the source reaches the decoder through one vector of fixed length.
+    """Decoder-only: at each position scores the next token from all up to it.
 
     Args:
-        source_vocabulary_size, target_vocabulary_size: Numbers of token ids.
-        model_dim: Width of the embeddings.
-        hidden_dim: Width of the encoder's and the decoder's LSTM.
-        dropout: Fraction of the embeddings and of the decoder's output dropped in training.
+        vocabulary_size: Number of token ids V.
+        max_length: Longest text T.
+        model_dim, num_heads, hidden_dim, dropout, activation, epsilon: see `DecoderBlock`.
+        num_layers: Decoder blocks, >= 1.
+        padding_id: Not attended to. Texts padded on the right need none: a causal model does not look there.
     Returns:
-        Model with the inputs and outputs of `transformer`, for sources of any length.
+        Model from tokens (B, T) int to logits (B, T, V) float32.
     Raises:
-        ValueError: dropout outside [0, 1).
-    Source: Sutskever et al. 2014, section 2. Differs: one LSTM each, the source not reversed.
+        ValueError: num_layers below 1, or as `DecoderBlock`.
+    Source: Radford et al. 2018, section 3.1, as changed in Radford et al. 2019, section 2.3: normalizes
+    first, and once more at the end. Differs: deeper models do not start with smaller output projections.
     """
-    check_shares(dropout=dropout)
-    source_tokens = keras.Input((None,), dtype="int32", name="source_tokens")
-    target_tokens = keras.Input((None,), dtype="int32", name="target_tokens")
-    source = layers.Embedding(source_vocabulary_size, model_dim, name="source_embedding")(source_tokens)
-    source = layers.Dropout(dropout)(source)
-    encoder = layers.LSTM(hidden_dim, return_state=True, name="encoder_lstm")
-    _, *state = encoder(source, mask=ops.not_equal(source_tokens, 0))
-    target = layers.Embedding(target_vocabulary_size, model_dim, name="target_embedding")(target_tokens)
-    target = layers.Dropout(dropout)(target)
-    target = layers.LSTM(hidden_dim, return_sequences=True, name="decoder_lstm")(target, initial_state=state)
-    logits = layers.Dense(target_vocabulary_size, name="logits", dtype="float32")(
-        layers.Dropout(dropout)(target)
+    check_at_least(1, num_layers=num_layers)
+    (tokens,) = _tokens("tokens")
+    embedding = TokenPositionEmbedding(
+        vocabulary_size, max_length, model_dim, "learned", dropout, 0.02, scaled=False, name="embedding"
     )
-    inputs = {"source_tokens": source_tokens, "target_tokens": target_tokens}
-    return keras.Model(inputs, logits, name="lstm_seq2seq")
+    mask = None if padding_id is None else padding_mask(tokens, padding_id)
+    sizes = model_dim, num_heads, hidden_dim, dropout
+    variant = {"activation": activation, "epsilon": epsilon, "cross_attention": False}
+    x = _decoded(embedding(tokens), num_layers, sizes, variant, attention_mask=mask)
+    return keras.Model(tokens, embedding(x, reverse=True), name="gpt")
 
 
-def attention_weights(model: keras.Model, inputs) -> dict:
-    """The attention weights that the model uses on these inputs, block by block; the model stays as it is.
+@takes_plain_numbers
+def bert(
+    vocabulary_size: int,
+    max_length: int,
+    model_dim: int = 128,
+    num_heads: int = 4,
+    hidden_dim: int = 512,
+    num_layers: int = 2,
+    dropout: float = 0.1,
+    activation: str = "gelu",
+    epsilon: float = 1e-12,
+    num_segments: int = 2,
+    pooler: bool = True,
+    masked_lm: bool = True,
+    padding_id: int = 0,
+) -> keras.Model:
+    """Encoder-only: a vector for each token that has seen the tokens on both sides.
 
     Args:
-        model: A functional model holding `EncoderBlock` or `DecoderBlock` layers. Of a block that it calls
-            several times the first call counts.
-        inputs: What the model takes.
+        vocabulary_size: Number of token ids V.
+        max_length: Longest text T.
+        model_dim, num_heads, hidden_dim, dropout, activation, epsilon: see `EncoderBlock`.
+        num_layers: Encoder blocks, >= 1.
+        num_segments: Kinds of segments: sentence A is 0, sentence B 1; zeros for a single text.
+        pooler: Also return a vector for the whole text, made of the first token's.
+        masked_lm: Also return a score for every token at each place, which training on masked tokens needs.
+        padding_id: Not attended to.
     Returns:
-        {layer name: weights}, in the model's order: (B, H, S, S) float32 array for an encoder block; for a
-        decoder block the pair of its self-attention (B, H, T, T) and source attention (B, H, T, S) or None.
+        Model from {"tokens": (B, T) int, "segments": (B, T) int} to the tuple of hidden (B, T, M) float,
+        pooled (B, M) float from -1 to 1, and logits (B, T, V) float32; without pooler or masked_lm, these are
+        left out, and a single output is no tuple.
     Raises:
-        ValueError: the model has no such layer.
+        ValueError: num_layers below 1, or as `EncoderBlock`.
+    Source: Devlin et al. 2019, section 3 and appendix A; the head of the masked model is in their code only.
     """
-    blocks = [layer for layer in model.layers if isinstance(layer, (EncoderBlock, DecoderBlock))]
-    if not blocks:
-        raise ValueError(
-            f"model must hold EncoderBlock or DecoderBlock layers; received {model.name!r} without any."
-        )
-    calls = {block.name: _call_in(model, block) for block in blocks}
-    arguments = {name: {"args": call.args, "kwargs": call.kwargs} for name, call in calls.items()}
-    leaves = keras.tree.flatten(arguments)
-    tensors = [x for x in leaves if isinstance(x, keras.KerasTensor)]
-    values = keras.Model(model.inputs, tensors)(_as_list(model, inputs))
-    values = iter(keras.tree.flatten(values))  # of one tensor a model returns no list
-    leaves = [next(values) if isinstance(x, keras.KerasTensor) else x for x in leaves]
-    arguments = keras.tree.pack_sequence_as(arguments, leaves)
-    weights = {}
-    for block in blocks:
-        call = {name: x for name, x in arguments[block.name]["kwargs"].items() if name != "training"}
-        weights[block.name] = block.attention_weights(*arguments[block.name]["args"], **call)
-    return keras.tree.map_structure(lambda x: None if x is None else ops.convert_to_numpy(x), weights)
+    check_at_least(1, num_layers=num_layers)
+    inputs = tokens, segments = _tokens("tokens", "segments")
+    embedding = TokenPositionEmbedding(
+        *(vocabulary_size, max_length, model_dim, "learned"),
+        initial_stddev=0.02,
+        scaled=False,
+        output_bias=masked_lm,
+        name="embedding",
+    )
+    segment_embedding = layers.Embedding(
+        num_segments, model_dim, keras.initializers.RandomNormal(stddev=0.02), name="segment_embedding"
+    )
+    x = embedding(tokens) + segment_embedding(segments)
+    x = layers.LayerNormalization(epsilon=epsilon, name="embedding_norm")(x)
+    x = layers.Dropout(dropout, name="embedding_dropout")(x)
+    mask = padding_mask(tokens, padding_id)
+    sizes = model_dim, num_heads, hidden_dim, dropout
+    variant = {"norm_first": False, "activation": activation, "epsilon": epsilon}
+    outputs = [_encoded(x, num_layers, sizes, variant, attention_mask=mask)]
+    if pooler:
+        outputs.append(layers.Dense(model_dim, "tanh", name="pooler")(outputs[0][:, 0]))
+    if masked_lm:
+        x = layers.Dense(model_dim, activation_named(activation), name="masked_lm_transform")(outputs[0])
+        x = layers.LayerNormalization(epsilon=epsilon, name="masked_lm_norm")(x)
+        outputs.append(embedding(x, reverse=True))
+    return keras.Model(inputs, outputs[0] if len(outputs) == 1 else tuple(outputs), name="bert")
 
 
-def _call_in(model, block):
-    """The arguments of a block's call in this model: it may be called in others too."""
-    graph = keras.Model(model.inputs, model.outputs)  # a Sequential keeps no nodes
-    nodes = [node for some in graph._nodes_by_depth.values() for node in some]
-    return next(node.arguments for node in block._inbound_nodes if node in nodes)
+@takes_plain_numbers
+def t5(
+    vocabulary_size: int,
+    model_dim: int = 128,
+    num_heads: int = 4,
+    hidden_dim: int = 512,
+    num_layers: int = 2,
+    num_decoder_layers: int | None = None,
+    head_dim: int | None = None,
+    dropout: float = 0.1,
+    activation: str = "relu",
+    gated: bool = False,
+    tied: bool = True,
+    epsilon: float = 1e-6,
+    num_buckets: int = 32,
+    max_distance: int = 128,
+    padding_id: int = 0,
+) -> keras.Model:
+    """The encoder-decoder that reads and writes any task as text.
+
+    Args:
+        vocabulary_size: Number of token ids V, for sources and targets.
+        model_dim, num_heads, hidden_dim, head_dim, dropout, activation, gated, epsilon: see `EncoderBlock`;
+            v1.1 is activation="gelu_tanh", gated=True, tied=False.
+        num_layers: Encoder blocks, >= 1.
+        num_decoder_layers: Decoder blocks; as many if not given.
+        tied: The output layer is the embedding read backwards.
+        num_buckets, max_distance: see `RelativePositionBias`.
+        padding_id: Fills short sources; targets are padded on the right, where a causal model does not look.
+    Returns:
+        Model from {"source_tokens": (B, S) int, "target_tokens": (B, T) int} to logits (B, T, V) float32;
+        S and T have no limit.
+    Raises:
+        ValueError: num_layers below 1, or as `EncoderBlock` and `RelativePositionBias`.
+    Source: Raffel et al. 2020, section 2.1; v1.1: Shazeer 2020. Differs: no dropout after the last blocks.
+    """
+    check_at_least(1, num_layers=num_layers)
+    inputs = source_tokens, target_tokens = _tokens("source_tokens", "target_tokens")
+    embedding = TokenPositionEmbedding(
+        vocabulary_size, None, model_dim, "none", dropout, scaled=False, name="embedding"
+    )
+    source_mask = padding_mask(source_tokens, padding_id)
+    sizes = model_dim, num_heads, hidden_dim, dropout
+    variant = {"norm": "rms", "epsilon": epsilon, "activation": activation, "gated": gated}
+    variant |= {"use_bias": False, "head_dim": head_dim, "scaled": False}
+    buckets = num_heads, num_buckets, max_distance
+    bias = RelativePositionBias(*buckets, name="encoder_position_bias")(source_tokens)
+    source = embedding(source_tokens)
+    source = _encoded(source, num_layers, sizes, variant, attention_mask=source_mask, position_bias=bias)
+    bias = RelativePositionBias(*buckets, bidirectional=False, name="decoder_position_bias")(target_tokens)
+    num_layers = num_layers if num_decoder_layers is None else num_decoder_layers
+    seen = {"source": source, "source_mask": source_mask, "position_bias": bias}
+    target = _decoded(embedding(target_tokens), num_layers, sizes, variant, **seen)
+    if tied:
+        logits = embedding(target * model_dim**-0.5, reverse=True)
+    else:
+        logits = layers.Dense(vocabulary_size, use_bias=False, name="logits", dtype="float32")(target)
+    return keras.Model(inputs, logits, name="t5")
 
 
-def _as_list(model, inputs):
-    return [inputs[x.name] for x in model.inputs] if isinstance(inputs, dict) else keras.tree.flatten(inputs)
+def _tokens(*names):
+    # a list takes dictionaries too; a dictionary would take lists in alphabetical order only
+    return [keras.Input((None,), dtype="int32", name=name) for name in names]
 
 
-def _mean_of_real(x, mask):  # (B, S, M), (B, 1, S) -> (B, M)
-    dtype = keras.backend.result_type(x.dtype, "float32")  # half precision counts to 2048, or to 256 only
-    real = ops.cast(mask, dtype)
-    count = ops.maximum(ops.sum(real, axis=-1, keepdims=True), 1)  # a text without tokens must not become NaN
-    return ops.squeeze(ops.matmul(ops.cast(real / count, x.dtype), x), axis=1)
+def _encoded(x, num_layers, sizes, variant, **call):
+    """A stack of encoder blocks; those that normalize first end with one more normalization."""
+    for i in range(num_layers):
+        x = EncoderBlock(*sizes, **variant, name=f"encoder_{i}")(x, **call)
+    return _last_norm(x, variant, "encoder_norm")
 
 
-def _class_probabilities(x, num_classes, dropout):
-    x = layers.Dropout(dropout, name="classifier_dropout")(x)
-    return layers.Dense(num_classes, activation="softmax", name="probabilities", dtype="float32")(x)
+def _decoded(x, num_layers, sizes, variant, **call):
+    for i in range(num_layers):
+        x = DecoderBlock(*sizes, **variant, name=f"decoder_{i}")(x, **call)
+    return _last_norm(x, variant, "decoder_norm")
+
+
+def _last_norm(x, variant, name):
+    if not variant.get("norm_first", True):
+        return x
+    return normalization(variant.get("norm", "layer"), epsilon=variant["epsilon"], name=name)(x)
