@@ -4,6 +4,7 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import math
 import subprocess
 import sys
 from pathlib import Path
@@ -102,60 +103,89 @@ def oracle():
     )
 
 
-def _attention(query, key, value, mask=None):
-    """(T, D), (S, D), (S, E), (T, S): one sequence, one head, one query after another."""
+def _attention(query, key, value, mask=None, bias=None, scaled=True):
+    """(T, D), (S, D), (S, E), (T, S), (T, S): one sequence, one head, one query after another."""
     weights = np.full((len(query), len(key)), 1 / len(key))
     for t, row in enumerate(np.asarray(query, "float64")):
         allowed = np.ones(len(key), bool) if mask is None else mask[t]
         if allowed.any():  # or else the row stays uniform
-            scores = np.array([row @ other for other in key]) / np.sqrt(len(row))
+            scores = np.array([row @ other for other in key]) / (np.sqrt(len(row)) if scaled else 1)
+            scores = scores if bias is None else scores + bias[t]
             powers = np.where(allowed, np.exp(scores - scores[allowed].max()), 0.0)
             weights[t] = powers / powers.sum()
     return weights @ value, weights
 
 
 def _dense(layer, x):
-    return x @ layer.kernel.numpy().astype("float64") + layer.bias.numpy()
+    product = x @ layer.kernel.numpy().astype("float64")
+    return product if layer.bias is None else product + layer.bias.numpy()
 
 
 def _norm(layer, x):
+    if isinstance(layer, keras.layers.RMSNormalization):
+        return x / np.sqrt((x**2).mean(axis=-1, keepdims=True) + layer.epsilon) * layer.scale.numpy()
     centered = x - x.mean(axis=-1, keepdims=True)
-    spread = np.sqrt((centered**2).mean(axis=-1, keepdims=True) + 1e-6)
+    spread = np.sqrt((centered**2).mean(axis=-1, keepdims=True) + layer.epsilon)
     return centered / spread * layer.gamma.numpy() + layer.beta.numpy()
 
 
-def _multi_head(layer, query, key=None, value=None, mask=None):
+def _multi_head(layer, query, key=None, value=None, mask=None, bias=None):
     key = query if key is None else key
     value = key if value is None else value
-    width = layer.model_dim // layer.num_heads
+    width = layer.query_projection.units // layer.num_heads
     masks = np.broadcast_to(True if mask is None else mask, (len(query), query.shape[1], key.shape[1]))
+    biases = np.zeros((1, layer.num_heads, 1, 1)) if bias is None else bias
+    biases = np.broadcast_to(biases, (len(query), layer.num_heads, query.shape[1], key.shape[1]))
     outputs, weights = [], []
-    for one_query, one_key, one_value, one_mask in zip(query, key, value, masks, strict=True):
+    for one_query, one_key, one_value, *limits in zip(query, key, value, masks, biases, strict=True):
         queries, keys = _dense(layer.query_projection, one_query), _dense(layer.key_projection, one_key)
         values = _dense(layer.value_projection, one_value)
         columns = [slice(h * width, (h + 1) * width) for h in range(layer.num_heads)]
-        heads = [_attention(queries[:, c], keys[:, c], values[:, c], one_mask) for c in columns]
+        heads = [
+            _attention(queries[:, c], keys[:, c], values[:, c], limits[0], limits[1][h], layer.scaled)
+            for h, c in enumerate(columns)
+        ]
         outputs.append(_dense(layer.output_projection, np.concatenate([head for head, _ in heads], axis=-1)))
         weights.append([weight for _, weight in heads])
     return np.array(outputs), np.array(weights)
 
 
+ACTIVATIONS = {
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+    "gelu": lambda x: x * (1 + np.vectorize(math.erf)(x / math.sqrt(2))) / 2,
+    "gelu_tanh": lambda x: x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))) / 2,
+}
+
+
 def _feed_forward(layer, x):
-    return _dense(layer.output_projection, np.maximum(_dense(layer.hidden, x), 0.0))
+    hidden = ACTIVATIONS[layer.hidden.activation.__name__](_dense(layer.hidden, x))
+    return _dense(layer.output_projection, hidden * _dense(layer.gate, x) if layer.gate else hidden)
 
 
-def _encoder_block(block, source, mask=None):
-    source = source + _multi_head(block.attention, _norm(block.attention_norm, source), mask=mask)[0]
-    return source + _feed_forward(block.feed_forward, _norm(block.feed_forward_norm, source))
+def _residual(block, norm, x, sublayer):
+    return x + sublayer(_norm(norm, x)) if block.norm_first else _norm(norm, x + sublayer(x))
 
 
-def _decoder_block(block, target, source=None, mask=True, source_mask=None):
+def _encoder_block(block, source, mask=None, bias=None):
+    def attend(x):
+        return _multi_head(block.attention, x, mask=mask, bias=bias)[0]
+
+    source = _residual(block, block.attention_norm, source, attend)
+    return _residual(block, block.feed_forward_norm, source, lambda x: _feed_forward(block.feed_forward, x))
+
+
+def _decoder_block(block, target, source=None, mask=True, source_mask=None, bias=None):
     length = target.shape[1]
     causal = np.tri(length, dtype=bool) & (mask | np.eye(length, dtype=bool))
-    target = (
-        target + _multi_head(block.self_attention, _norm(block.self_attention_norm, target), mask=causal)[0]
-    )
+
+    def attend(x):
+        return _multi_head(block.self_attention, x, mask=causal, bias=bias)[0]
+
+    def attend_to_source(x):
+        return _multi_head(block.source_attention, x, source, mask=source_mask)[0]
+
+    target = _residual(block, block.self_attention_norm, target, attend)
     if block.cross_attention:
-        query = _norm(block.source_attention_norm, target)
-        target = target + _multi_head(block.source_attention, query, source, mask=source_mask)[0]
-    return target + _feed_forward(block.feed_forward, _norm(block.feed_forward_norm, target))
+        target = _residual(block, block.source_attention_norm, target, attend_to_source)
+    return _residual(block, block.feed_forward_norm, target, lambda x: _feed_forward(block.feed_forward, x))

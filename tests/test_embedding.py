@@ -166,3 +166,44 @@ def test_bad_sizes_are_refused():
         positional_encoding(0, 4)
     with pytest.raises(ValueError, match=r"received model_dim=0\."):
         positional_encoding(4, 0)
+
+
+def test_max_length_may_be_left_out_only_without_positions():
+    layer = TokenPositionEmbedding(10, None, 4, "none")
+    assert layer(np.zeros((1, 1000), "int32")).shape == (1, 1000, 4)
+    with pytest.raises(ValueError, match=r"max_length must be given with positions='learned'; received No"):
+        TokenPositionEmbedding(10, None, 4, "learned")
+
+
+def test_halves_hold_the_same_sinusoids_in_another_order():
+    table, halves = positional_encoding(6, 8), positional_encoding(6, 8, halves=True)
+    np.testing.assert_array_equal(halves, np.concatenate([table[:, 0::2], table[:, 1::2]], axis=1))
+
+
+def test_vectors_are_scaled_only_if_asked():
+    layer = TokenPositionEmbedding(500, None, 16, "none", initial_stddev=0.3, scaled=False)
+    vectors = ops.convert_to_numpy(layer(np.arange(500)[None]))[0]
+    np.testing.assert_array_equal(vectors, ops.convert_to_numpy(layer.token_table))
+    assert vectors.std() == pytest.approx(0.3, rel=0.05)
+
+
+@pytest.mark.parametrize("output_bias", [False, True])
+def test_read_backwards_it_scores_every_token(rng, randomized, output_bias):
+    layer = TokenPositionEmbedding(7, 5, 4, "learned", output_bias=output_bias)
+    layer.build((None, None))
+    randomized(layer)
+    hidden = rng.standard_normal((2, 3, 4)).astype("float32")
+    expected = hidden @ ops.convert_to_numpy(layer.token_table).T
+    if output_bias:
+        expected = expected + ops.convert_to_numpy(layer.output_bias)
+    logits = layer(hidden, reverse=True)
+    assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+    np.testing.assert_allclose(ops.convert_to_numpy(logits), expected, atol=1e-5)
+
+
+def test_scores_are_float32_in_half_precision_too(rng):
+    layer = TokenPositionEmbedding(7, 5, 4, dtype="mixed_bfloat16")
+    logits = layer(rng.standard_normal((2, 3, 4)).astype("float32"), reverse=True)
+    assert keras.backend.standardize_dtype(logits.dtype) == "float32"
+    symbolic = layer(keras.Input((None, 4)), reverse=True)
+    assert symbolic.shape == (None, None, 7) and symbolic.dtype == "float32"

@@ -17,6 +17,8 @@ LENT = {
     "subwords": {"ngram_hash", "ngram_rows", "ngram_table"},
     "word_scores": {"solved"},
     "download": {"download"},  # called like its module
+    "encoder": {"Block", "activation_named", "gelu_tanh", "normalization"},
+    "classifiers": {"class_probabilities", "mean_of_real"},
     "visualization": {"confusion_matrix"},  # draws what that of evaluation counts
 }
 LENDERS = {"base", "prose", "sources", "labeled"}
