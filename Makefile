@@ -47,7 +47,7 @@ test: lint ## lint, then run the tests on TensorFlow and the layers' tests on JA
 	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest
 	KERAS_BACKEND=jax $(BIN)/python -m pytest $(BACKEND_TESTS)
 
-test-backends: $(BACKENDS) ## run the layers' tests on PyTorch, in an environment of its own
+test-backends: $(BACKENDS) ## run the layers' tests on PyTorch, and those beside transformers, in an environment of its own
 	KERAS_BACKEND=torch $(VENV)-backends/bin/python -m pytest $(BACKEND_TESTS)
 
 lint: $(TEST) ## check the style of code and notebooks
@@ -113,5 +113,5 @@ $(BACKENDS):
 	$(call environment,$(VENV)-backends)
 	@sed -E '/^ *(#|--hash)/d; s/ *\\$$//' requirements.txt requirements-test.txt > $(VENV)-backends/locked.txt
 	$(VENV)-backends/bin/python -m pip --disable-pip-version-check install --constraint $(VENV)-backends/locked.txt \
-		"$(TORCH)" keras numpy hypothesis pytest pytest-timeout
+		"$(TORCH)" keras numpy hypothesis pytest pytest-timeout transformers safetensors tokenizers huggingface-hub
 	@touch $@

@@ -32,9 +32,11 @@ ORDER = (
         "vectors",
     ),
     *("word_corpus", "adagrad", "negative_sampling", "cooccurrence", "word_vectors"),
-    *("embedding", "attention", "encoder", "decoder", "models"),
-    *("pretraining", "finetuning", "generation", "evaluation", "visualization", "flowchart"),
-    *("artifact", "labeled", "classification"),
+    *("embedding", "attention", "encoder", "decoder", "classifiers", "lstm", "models", "inspection"),
+    *("artifact", "pretraining", "finetuning", "generation"),
+    *("pretrained",),
+    *("evaluation", "visualization", "flowchart"),
+    *("labeled", "classification"),
     *("__init__", "__main__"),
 )
 LAYERS = {"embedding", "attention", "encoder", "decoder", "models", "generation"}
