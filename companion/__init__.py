@@ -18,10 +18,22 @@ from companion.classifiers import lstm_classifier, transformer_classifier
 from companion.decoder import DecoderBlock
 from companion.embedding import RelativePositionBias, TokenPositionEmbedding, positional_encoding
 from companion.encoder import EncoderBlock, FeedForward
-from companion.generation import generate
+from companion.finetuning import GroupedAdamW, fine_tune, freeze, layer_decay, trainable_parameters
+from companion.generation import generate, stream
+from companion.heads import best_span, classifier, span_finder, tagger
 from companion.inspection import attention_weights
+from companion.lora import (
+    LoRADecoderBlock,
+    LoRADense,
+    LoRAEncoderBlock,
+    add_lora,
+    load_trainable,
+    merge_lora,
+    save_trainable,
+)
 from companion.lstm import lstm_language_model, lstm_seq2seq
 from companion.models import bert, gpt, t5, transformer
+from companion.pretraining import Pretrainer, WarmupCosine, WarmupInverseSqrt, chunked_cross_entropy
 
 __version__ = "0.1.0"
 
@@ -57,6 +69,16 @@ _ON_FIRST_USE = {
     "set_style training_curves vector_map",
     "flowchart": "Edge Flowchart Node dead_ends draw_flowchart parse_flowchart",
     "artifact": "load_artifact save_artifact",
+    "objectives": "mask_tokens masked_per_row restore_spans span_corruption span_counts",
+    "batches": "causal_batches masked_batches pack span_batches",
+    "training": "Checkpoint Progress",
+    "checkpoint_files": "",
+    "pretrained_tokenizer": "PretrainedTokenizer",
+    "sentencepiece_files": "SentencePieceTokenizer",
+    "weight_maps": "",
+    "checkpoint_families": "",
+    "checkpoint_configs": "",
+    "pretrained": "load_pretrained save_pretrained",
     "labeled": "",
     "classification": "TextClassifier",
 }
@@ -66,22 +88,43 @@ __all__ = [
     "DecoderBlock",
     "EncoderBlock",
     "FeedForward",
+    "GroupedAdamW",
+    "LoRADecoderBlock",
+    "LoRADense",
+    "LoRAEncoderBlock",
     "MultiHeadAttention",
+    "Pretrainer",
     "RelativePositionBias",
     "TokenPositionEmbedding",
+    "WarmupCosine",
+    "WarmupInverseSqrt",
+    "add_lora",
     "attention_distribution",
     "attention_weights",
     "bert",
+    "best_span",
     "causal_mask",
+    "chunked_cross_entropy",
+    "classifier",
+    "fine_tune",
+    "freeze",
     "generate",
     "gpt",
+    "layer_decay",
+    "load_trainable",
     "lstm_classifier",
     "lstm_language_model",
     "lstm_seq2seq",
+    "merge_lora",
     "padding_mask",
     "positional_encoding",
+    "save_trainable",
     "scaled_dot_product_attention",
+    "span_finder",
+    "stream",
     "t5",
+    "tagger",
+    "trainable_parameters",
     "transformer",
     "transformer_classifier",
     *_ON_FIRST_USE,

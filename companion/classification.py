@@ -11,6 +11,7 @@ import numpy as np
 
 from companion.artifact import load_artifact, save_artifact
 from companion.base import check_at_least, check_heads, check_shares, takes_plain_numbers
+from companion.classifiers import lstm_classifier, transformer_classifier
 from companion.evaluation import accuracy, macro_f1
 from companion.labeled import (
     Progress,
@@ -21,7 +22,6 @@ from companion.labeled import (
     class_numbers,
     class_weights,
 )
-from companion.models import lstm_classifier, transformer_classifier
 from companion.text import WordTokenizer, load_tokenizer
 
 BUILDERS = {"lstm": lstm_classifier, "transformer": transformer_classifier}

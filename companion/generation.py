@@ -1,296 +1,227 @@
-"""Writing a target one token at a time: greedy, sampling and beam search (article section 3.2, step 3)."""
+"""Writing texts with a model, whole or a token at a time (article section 3.2, step 3)."""
 
 import functools
-from typing import NamedTuple
+import inspect
+import time
+from collections.abc import Iterator, Sequence
 
 import keras
 import numpy as np
 from keras import ops, tree
 
-from companion.attention import padding_mask
-from companion.decoder import DecoderBlock
+from companion.decoding import Decoder, compiled
+from companion.prompts import make_task
+from companion.search import advance, first_state
+from companion.tokenizer import Tokenizer
 
-STRATEGIES = ("greedy", "sample", "beam")
+LOOK = 8  # tokens written between two looks for stop strings
+GLANCE = 0.05  # seconds: a stream writes as many tokens ahead as nobody notices
 
-
-class _Settings(NamedTuple):
-    """What the compiled loop is made for; hashable."""
-
-    begin_id: int
-    end_id: int
-    max_length: int
-    strategy: str
-    num_beams: int
-    top_k: int | None
-    use_cache: bool
+Prompts = str | Sequence[str] | Sequence[Sequence[int]] | np.ndarray
 
 
 def generate(
     model: keras.Model,
-    source_tokens,
-    begin_id: int = 2,
-    end_id: int = 3,
+    prompts: Prompts,
     max_length: int = 64,
     strategy: str = "greedy",
     beam_size: int = 4,
-    length_penalty: float = 0.6,
+    length_penalty: float = 1.0,
     temperature: float = 1.0,
     top_k: int | None = None,
     top_p: float | None = None,
+    min_p: float | None = None,
+    repetition_penalty: float = 1.0,
+    begin_id: int | None = None,
+    end_id: int | Sequence[int] | None = None,
+    padding_id: int | None = None,
+    suppress_ids: Sequence[int] | None = None,
+    stop_strings: Sequence[str] = (),
+    tokenizer: Tokenizer | None = None,
     seed: int | None = None,
     use_cache: bool = True,
 ) -> np.ndarray:
-    """Write a target for each source.
+    """Continue prompts, or write a target for each source.
 
-    The loop is compiled once, and again only for a new shape of source_tokens, a new top_k or other new
-    settings; not for a new temperature, top_p, length_penalty or seed.
+    The loop over positions is compiled once and kept with the model: other prompts of about the same length,
+    another max_length, temperature, seed and so on find it there. It is compiled again for another number of
+    prompts, strategy, beam_size or top_k, when top_p, min_p or repetition_penalty are used for the first
+    time, and when prompt and target together pass a multiple of 32 tokens.
 
     Args:
-        model: From `transformer`, or (with use_cache=False) any functional model from
-            {"source_tokens", "target_tokens"} to logits (B, T, V).
-        source_tokens: (B, S) int, ids of the source vocabulary, padded with 0.
-        begin_id, end_id: Ids that begin a target and end it.
-        max_length: Most tokens to write, 1 <= max_length <= the model's own max_length.
-        strategy: "greedy" takes the likeliest token; "sample" draws one; "beam" keeps the beam_size likeliest
-            targets.
-        beam_size: Targets kept by beam search, 1 <= beam_size <= V.
-        length_penalty: Exponent a of beam search's score, log p / ((5 + length) / 6)^a, -10 <= a <= 10;
-            0 compares log p.
-        temperature: Sampling divides the logits by it, 1e-30 to 1e30.
+        model: Decoder-only, functional from tokens (B, T) int to logits (B, T, V), which continues prompts;
+            or an encoder-decoder, from a source (B, S) and a target (B, T) to logits, whose sources the
+            prompts are. What a cache needs is told by `Decoder`; use_cache=False needs none of it.
+        prompts: (B, P) int array, padded on the right; or B lists of ids of any lengths, taken as they are;
+            or, with a tokenizer, B strings or one. A decoder-only model continues an empty prompt from
+            begin_id.
+        max_length: Most tokens to write, >= 1. The positions of a decoder-only model must suffice for prompt
+            and target.
+        strategy: "greedy" takes the likeliest token; "sample" draws one; "beam" searches for a likely target.
+        beam_size: Targets K that beam search extends at a time, 1 <= K <= V.
+        length_penalty: Exponent a of beam search's score, log p / length^a, -10 <= a <= 10; 0 compares log p.
+        temperature: Sampling divides the scores by it, 1e-30 to 1e30.
         top_k: Sample only among the k likeliest tokens.
-        top_p: Sample only among the fewest tokens whose probabilities reach p, 0 < p <= 1.
+        top_p: Of these, only among the fewest whose probabilities reach p, 0 < p <= 1.
+        min_p: Of these, only among those at least min_p times as likely as the likeliest, 0 <= min_p <= 1.
+        repetition_penalty: First of all, the scores of tokens that the target or its prompt holds are divided
+            by it if positive, multiplied if negative; > 0, and 1 changes nothing. Scores are logits, or in
+            beam search log-probabilities.
+        begin_id, padding_id: Ids that begin targets and fill them up after their ends; the tokenizer's if not
+            given, or else 2 and 0.
+        end_id: The id that ends a target, or several, or () for none; the tokenizer's if not given, or else
+            3.
+        suppress_ids: Ids that are never written; if not given, padding_id and begin_id, unless they end
+            targets.
+        stop_strings: A target also ends with the token that completes one of these in its text.
+        tokenizer: Gives the ids above, and is needed for strings.
         seed: Makes sampling reproducible; None draws a new one.
         use_cache: Compute only the new position at each step: the same tokens, sooner.
     Returns:
-        (B, L) int32, L <= max_length: the targets without begin_id, with end_id, then padding 0. Neither
-        padding nor begin_id is ever written before end_id.
+        (B, L) int32, L <= max_length: what was written, prompts left out, ends included, then padding.
     Raises:
-        ValueError: an argument out of its range, or use_cache with a model that is not from `transformer`.
-    Source: top-k: Fan et al. 2018, section 5.4; top-p: Holtzman et al. 2020, section 3.1; beam score: Wu et
-    al. 2016, section 7. Differs: unfinished targets are ranked by the same penalized score as finished ones.
+        ValueError: an argument out of its range, or use_cache with a model that has no `DecoderBlock`.
+    Source: top-k: Fan et al. 2018, section 5.4; top-p: Holtzman et al. 2020, section 3.1; min-p: Nguyen et
+    al. 2024, section 3; repetition penalty: Keskar et al. 2019, section 4.1, who divide negative scores, too;
+    beam search: Sutskever et al. 2014, section 3.2. Its score and its end are those of the library
+    transformers with early_stopping=False: a source is done when the best unfinished target scores no better
+    than the worst of the K best finished ones.
     """
-    source_tokens = np.asarray(source_tokens)
-    _check(
-        model,
-        source_tokens,
-        begin_id=begin_id,
-        end_id=end_id,
-        max_length=max_length,
-        strategy=strategy,
-        beam_size=beam_size,
-        length_penalty=length_penalty,
-        temperature=temperature,
-        top_k=top_k,
-        top_p=top_p,
-        use_cache=use_cache,
+    writer = _Writer(**locals())
+    while not writer.done:
+        writer.write(LOOK if stop_strings else max_length)
+    return writer.tokens
+
+
+def stream(model: keras.Model, prompts: Prompts, **settings) -> Iterator[np.ndarray] | Iterator[str]:
+    """Write as `generate` does, and give each token away as soon as it is there.
+
+    Args:
+        model, prompts, settings: As for `generate`, but the strategy "beam".
+    Returns:
+        An iterator. For a single string as prompt it gives pieces of text, which joined are the whole,
+        decoded; a character waits until all its bytes are there. For other prompts it gives what `generate`
+        returns column by column: (B,) int32.
+    Raises:
+        ValueError: as `generate`, and for strategy="beam", which may change every token until its end.
+    """
+    writer = _Writer(**_DEFAULTS | settings | {"model": model, "prompts": prompts})
+    if settings.get("strategy") == "beam":
+        raise ValueError("strategy must be greedy or sample in a stream; received strategy='beam'.")
+    return _pieces(writer, settings["tokenizer"]) if isinstance(prompts, str) else _columns(writer)
+
+
+_DEFAULTS = {x.name: x.default for x in inspect.signature(generate).parameters.values()}
+
+
+def _columns(writer):
+    count = 1
+    while not writer.done:
+        started, start = time.perf_counter(), writer.tokens.shape[1]
+        writer.write(count)
+        yield from writer.tokens[:, start:].T
+        count = round(min(max(1, count * GLANCE / (time.perf_counter() - started)), 2 * count))
+
+
+def _pieces(writer, tokenizer):
+    ids, shown = [], ""
+    for (token,) in _columns(writer):
+        ids.append(token)
+        text = tokenizer.decode(ids).rstrip("\ufffd")  # of a character, whose other bytes may follow
+        if text.startswith(shown) and text != shown:
+            yield text[len(shown) :]
+            shown = text
+    if whole := tokenizer.decode(ids)[len(shown) :]:
+        yield whole
+
+
+class _Writer:
+    """A generation on its way: `tokens` are those written so far, `done` says whether they are all."""
+
+    def __init__(self, model, prompts, **settings):
+        kept = model.__dict__.setdefault("_generation", {})
+        decoder = kept["decoder"] = kept.get("decoder") or Decoder(model)
+        self.task = make_task(decoder, prompts, settings)
+        self.max_length, self.tokenizer = settings["max_length"], settings["tokenizer"]
+        self.stop_strings = settings["stop_strings"]
+        num_rows = len(self.task.targets)
+        self.tokens, self.count, self.done = np.zeros((num_rows, 0), "int32"), 0, num_rows == 0
+        self.stops = np.full(num_rows, self.max_length)  # where rows end by a stop string
+        if num_rows:
+            self._read(*_loops(kept, decoder, self.task, settings["use_cache"]))
+
+    def _read(self, start, advance):
+        task = self.task
+        memory, caches = start(*_tensors((task.sources, task.targets[:, : task.prompt_width])))
+        prompts = np.min(task.given["lengths"]), task.targets, task.seen
+        self.state = first_state(task.search, *_tensors(prompts), caches)
+        self.advance = functools.partial(advance, memory, _tensors(task.given))
+
+    def write(self, count):
+        """Write up to `count` more tokens in each row."""
+        task, lengths, known = self.task, self.task.given["lengths"], self.count
+        self.count = min(known + count, self.max_length)
+        self.state = self.advance(self.state, _tensors(np.int32(lengths.max() + self.count)))
+        targets = ops.convert_to_numpy(self.state[1])
+        targets = targets[:, 0] if targets.ndim == 3 else targets  # of the beams the best
+        targets = np.take_along_axis(targets, lengths[:, None] + np.arange(self.count), axis=1)
+        ends = np.isin(targets, task.ends)
+        counts = np.where(ends.any(axis=1), ends.argmax(axis=1) + 1, self.count)
+        self._look_for_stops(targets, counts, known)
+        counts = np.minimum(counts, self.stops)
+        ended = ends.any(axis=1) | (self.stops < self.max_length)
+        self.done = self.count == self.max_length or ended.all()
+        targets = np.where(np.arange(self.count) < counts[:, None], targets, task.given["padding_id"])
+        self.tokens = targets[:, : counts.max()]
+
+    def _look_for_stops(self, targets, counts, known):
+        def stops(ids):
+            text = self.tokenizer.decode(ids)
+            return any(string in text for string in self.stop_strings)
+
+        for i in np.flatnonzero(self.stops == self.max_length) if self.stop_strings else ():
+            if stops(targets[i, : counts[i]]):
+                self.stops[i] = next(n for n in range(known + 1, counts[i] + 1) if stops(targets[i, :n]))
+
+
+def _tensors(structure):
+    return tree.map_structure(ops.convert_to_tensor, structure)
+
+
+def _loops(kept, decoder, task, use_cache):
+    """The two halves of a generation, compiled: to read the prompts, and to write on."""
+    variables = tuple(map(id, decoder.model.variables))  # adapters may have come or gone
+    fixed = (
+        (_start, use_cache, task.search.num_beams, task.cache_length),
+        (_advance, use_cache, task.search),
     )
-    num_beams = beam_size if strategy == "beam" else 1
-    write = _compiled(model, _Settings(begin_id, end_id, max_length, strategy, num_beams, top_k, use_cache))
-    uniforms = np.random.default_rng(seed).random((max_length, len(source_tokens)), dtype="float32")
-    top_p = 1.0 if top_p is None else top_p
-    numbers = np.float32([length_penalty, temperature, top_p])
-    tokens = ops.convert_to_numpy(write(source_tokens.astype("int32"), uniforms, numbers))
-    length = np.max(np.nonzero(tokens.any(axis=0))[0], initial=0)
-    return tokens[:, 1 : length + 1]
+    for function, *arguments in fixed:
+        if (key := (variables, function, *arguments)) not in kept:
+            fused = use_cache and function is _advance
+            kept[key] = compiled(decoder.model, functools.partial(function, decoder, *arguments), fused)
+    return [kept[variables, *key] for key in fixed]
 
 
-def _check(model, source_tokens, **settings):
-    _check_source(_layer(model, "source_embedding"), source_tokens)
-    rules = _rules_of_targets(model, settings) | _rules_of_choices(model.output.shape[-1])
-    for name, (expectation, holds) in rules.items():
-        if not holds(settings[name]):
-            raise ValueError(f"{name} must {expectation}; received {name}={settings[name]!r}.")
+def _start(decoder, use_cache, num_beams, cache_length, sources, prompts):
+    """What all steps read, and the caches after the prompts, for each beam."""
+    if not use_cache:
+        return [ops.repeat(x, num_beams, axis=0) for x in sources], ()
+    memory, caches = decoder.read(sources), decoder.start(prompts.shape[0], cache_length)
+    if prompts.shape[1] > 1:  # the last token of a prompt is read again, for what follows it
+        caches = decoder.fill(prompts, memory, caches)
+    caches = tree.map_structure(lambda x: ops.repeat(x, num_beams, axis=0), caches)
+    return decoder.repeated(memory, num_beams), caches
 
 
-def _check_source(embedding, tokens):
-    if tokens.ndim != 2:
-        raise ValueError(f"source_tokens must have shape (batch, length); received shape {tokens.shape}.")
-    size = getattr(embedding, "vocabulary_size", getattr(embedding, "input_dim", np.inf))  # ours or Keras's
-    if tokens.size and not (tokens.dtype.kind in "iu" and 0 <= tokens.min() and tokens.max() < size):
-        span = f"{tokens.dtype} {tokens.min()} to {tokens.max()}"
-        raise ValueError(f"source_tokens must be ints in [0, {size}); received {span}.")
+def _advance(decoder, use_cache, search, memory, given, state, until):
+    def cached(tokens, position, caches):
+        last = ops.slice(tokens, (0, position - 1), (tokens.shape[0], 1))
+        logits, caches = decoder.step(last, position - 1, memory, caches)
+        return logits[:, 0], caches
 
+    def uncached(tokens, position, caches):
+        length = min(tokens.shape[1], decoder.limits(decoder.target)[1])
+        logits = decoder.whole(memory, tokens[:, :length])
+        return ops.take(logits, position - 1, axis=1), caches
 
-def _rules_of_targets(model, settings):
-    """What each setting must be, in words and as a condition: ids, length, cache."""
-    last, begin = model.output.shape[-1] - 1, settings["begin_id"]
-    limit = getattr(_layer(model, "target_embedding"), "max_length", np.inf)
-    no_cache = "be False for a model without decoder blocks"
-    return {
-        "begin_id": (f"be from 1 to {last}", lambda x: 1 <= x <= last),
-        "end_id": (f"be from 1 to {last} and not begin_id", lambda x: 1 <= x <= last and x != begin),
-        "max_length": (f"be from 1 to the model's own max_length, {limit}", lambda x: 1 <= x <= limit),
-        "use_cache": (no_cache, lambda x: not x or _decoder_blocks(model)),
-    }
-
-
-def _rules_of_choices(vocabulary_size):
-    in_vocabulary = f"from 1 to the vocabulary size, {vocabulary_size}"
-    return {
-        "strategy": (f"be one of {', '.join(STRATEGIES)}", lambda x: x in STRATEGIES),
-        "beam_size": (f"be {in_vocabulary}", lambda x: 1 <= x <= vocabulary_size),
-        "length_penalty": ("be from -10 to 10", lambda x: -10 <= x <= 10),  # more would overflow
-        "temperature": ("be from 1e-30 to 1e30", lambda x: 1e-30 <= x <= 1e30),
-        "top_k": (f"be None or {in_vocabulary}", lambda x: x is None or 1 <= x <= vocabulary_size),
-        "top_p": ("be None, or above 0 and at most 1", lambda x: x is None or 0 < x <= 1),
-    }
-
-
-def _compiled(model, settings):
-    """The loop for these settings, compiled for the backend and kept with the model."""
-    loops = model.__dict__.setdefault("_generation_loops", {})
-    if settings not in loops:
-        loops[settings] = _compile(model, functools.partial(_write, model, settings))
-    return loops[settings]
-
-
-def _compile(model, function):
-    if keras.backend.backend() == "tensorflow":
-        import tensorflow as tf
-
-        return tf.function(function)
-    if keras.backend.backend() == "jax":
-        import jax
-
-        @jax.jit  # weights are arguments, or the compiled code would keep the old ones
-        def stateless(values, *arguments):
-            with keras.StatelessScope(state_mapping=zip(model.variables, values, strict=True)):
-                return function(*arguments)
-
-        return lambda *arguments: stateless([variable.value for variable in model.variables], *arguments)
-    if keras.backend.backend() == "torch":
-        import torch
-
-        return torch.no_grad()(function)
-    return function
-
-
-def _write(model, settings, source_tokens, uniforms, numbers):
-    """(B, 1 + max_length) int32, begin_id first."""
-    source_tokens, uniforms, numbers = map(ops.convert_to_tensor, (source_tokens, uniforms, numbers))
-    length_penalty, temperature, top_p = numbers[0], numbers[1], numbers[2]
-    next_logits, state = (_cached if settings.use_cache else _uncached)(model, settings, source_tokens)
-    forbidden = np.isin(np.arange(model.output.shape[-1]), [0, settings.begin_id])
-
-    def next_log_probabilities(tokens, position, state):
-        logits, state = next_logits(tokens, position, state)
-        return ops.log_softmax(ops.where(forbidden, -np.inf, ops.cast(logits, "float32"))), state
-
-    rows = ops.shape(source_tokens)[0] * settings.num_beams
-    start = ops.full((rows, 1), settings.begin_id, dtype="int32")
-    tokens = ops.concatenate([start, ops.zeros((rows, settings.max_length), dtype="int32")], axis=1)
-    if settings.strategy == "beam":
-        return _beam_search(settings, next_log_probabilities, tokens, state, length_penalty)
-
-    def choose(scores, position):
-        if settings.strategy == "greedy":
-            return ops.argmax(scores, axis=-1)
-        return _draw(scores / temperature, uniforms[position], settings.top_k, top_p)
-
-    return _token_by_token(settings, next_log_probabilities, choose, tokens, state)
-
-
-def _token_by_token(settings, next_log_probabilities, choose, tokens, state):
-    def extend(position, tokens, finished, state):
-        scores, state = next_log_probabilities(tokens, position, state)
-        chosen = ops.where(finished, 0, ops.cast(choose(scores, position), "int32"))
-        tokens = ops.slice_update(tokens, (0, position + 1), chosen[:, None])
-        return position + 1, tokens, ops.logical_or(finished, chosen == settings.end_id), state
-
-    finished = ops.zeros_like(tokens[:, 0], dtype="bool")
-    start = ops.convert_to_tensor(0), tokens, finished, state
-    return ops.while_loop(_unfinished(settings), extend, start)[1]
-
-
-def _draw(scores, uniform, top_k, top_p):
-    """Invert the cumulative distribution, likeliest token first: (B, V) scores, (B,) uniforms to (B,) ids."""
-    order = ops.flip(ops.argsort(scores, axis=-1), axis=-1)
-    probabilities = ops.softmax(ops.take_along_axis(scores, order, axis=-1))
-    kept = ops.cumsum(probabilities, axis=-1) - probabilities < top_p
-    if top_k is not None:
-        kept = ops.logical_and(kept, ops.arange(scores.shape[-1]) < top_k)
-    cumulative = ops.cumsum(ops.where(kept, probabilities, 0.0), axis=-1)
-    rank = ops.sum(ops.cast(cumulative <= uniform[:, None] * cumulative[:, -1:], "int32"), axis=-1)
-    rank = ops.minimum(rank, ops.sum(ops.cast(kept, "int32"), axis=-1) - 1)
-    return ops.take_along_axis(order, rank[:, None], axis=-1)[:, 0]
-
-
-def _beam_search(settings, next_log_probabilities, tokens, state, length_penalty):
-    def extend(position, tokens, finished, totals, lengths, state):
-        scores, state = next_log_probabilities(tokens, position, state)
-        only_padding = ops.where(np.arange(scores.shape[-1]) == 0, 0.0, -1e9)
-        totals = totals[:, None] + ops.where(finished[:, None], only_padding, scores)
-        lengths = lengths + ops.cast(ops.logical_not(finished), "float32")
-        ranking = totals / ((5.0 + lengths[:, None]) / 6.0) ** length_penalty
-        rows, chosen = _best(ranking, settings.num_beams)
-        tokens, finished, totals, lengths, state = tree.map_structure(
-            lambda x: ops.take(x, rows, axis=0), (tokens, finished, totals, lengths, state)
-        )
-        tokens = ops.slice_update(tokens, (0, position + 1), chosen[:, None])
-        totals = ops.take_along_axis(totals, chosen[:, None], axis=1)[:, 0]
-        finished = ops.logical_or(finished, chosen == settings.end_id)
-        return position + 1, tokens, finished, totals, lengths, state
-
-    first_beam = ops.arange(ops.shape(tokens)[0]) % settings.num_beams == 0
-    totals = ops.where(first_beam, 0.0, -1e9)  # all beams start alike: only one of them may be extended
-    position, finished, lengths = ops.convert_to_tensor(0), ops.zeros_like(first_beam), ops.zeros_like(totals)
-    start = position, tokens, finished, totals, lengths, state
-    tokens = ops.while_loop(_unfinished(settings), extend, start)[1]
-    return tokens[:: settings.num_beams]
-
-
-def _best(ranking, num_beams):
-    """(B * beams, V) scores to the rows to go on with and the tokens to write, (B * beams,) int each."""
-    batch_size, vocabulary_size = ops.shape(ranking)[0] // num_beams, ranking.shape[-1]
-    ranking = ops.reshape(ranking, (batch_size, num_beams * vocabulary_size))
-    best = ops.cast(ops.top_k(ranking, num_beams)[1], "int32")
-    rows = ops.arange(batch_size)[:, None] * num_beams + best // vocabulary_size
-    return ops.reshape(rows, (-1,)), ops.reshape(best % vocabulary_size, (-1,))
-
-
-def _unfinished(settings):
-    def unfinished(position, tokens, finished, *_):
-        return ops.logical_and(position < settings.max_length, ops.logical_not(ops.all(finished)))
-
-    return unfinished
-
-
-def _uncached(model, settings, source_tokens):
-    """A function from tokens to the logits after `position` that runs the whole model."""
-    source_tokens = ops.repeat(source_tokens, settings.num_beams, axis=0)
-
-    def next_logits(tokens, position, state):
-        inputs = {"source_tokens": source_tokens, "target_tokens": tokens[:, :-1]}
-        return ops.take(model(inputs, training=False), position, axis=1), state
-
-    return next_logits, ()
-
-
-def _cached(model, settings, source_tokens):
-    """The same function, running the decoder at one position only; its state is the blocks' caches."""
-    encoder = keras.Model(model.inputs[0], model.get_layer("encoder_norm").output)
-    embedding, norm, head = map(model.get_layer, ("target_embedding", "decoder_norm", "logits"))
-    blocks = _decoder_blocks(model)
-    source = encoder(source_tokens, training=False)
-    fixed = [block.project_source(source) for block in blocks], padding_mask(source_tokens)
-    source_pairs, source_mask = tree.map_structure(lambda x: ops.repeat(x, settings.num_beams, axis=0), fixed)
-
-    def next_logits(tokens, position, caches):
-        newest = ops.slice(tokens, (0, position), (ops.shape(tokens)[0], 1))
-        x = embedding(newest, start=position)
-        new_caches = []
-        for block, cache, source_pair in zip(blocks, caches, source_pairs, strict=True):
-            x, cache = block.step(x, cache, position, source_pair, source_mask)
-            new_caches.append(cache)
-        return head(norm(x))[:, 0], tuple(new_caches)
-
-    rows = ops.shape(source_tokens)[0] * settings.num_beams
-    return next_logits, tuple(block.start_cache(rows, settings.max_length) for block in blocks)
-
-
-def _decoder_blocks(model):
-    return [layer for layer in model.layers if isinstance(layer, DecoderBlock)]
-
-
-def _layer(model, name):
-    return next((layer for layer in model.layers if layer.name == name), None)
+    return advance(search, cached if use_cache else uncached, given, state, until)

@@ -33,13 +33,16 @@ ORDER = (
     ),
     *("word_corpus", "adagrad", "negative_sampling", "cooccurrence", "word_vectors"),
     *("embedding", "attention", "encoder", "decoder", "classifiers", "lstm", "models", "inspection"),
-    *("artifact", "pretraining", "finetuning", "generation"),
-    *("pretrained",),
+    *("artifact", "objectives", "batches", "pretraining", "training", "heads", "lora", "finetuning"),
+    *("decoding", "search", "prompts", "generation"),
+    *("checkpoint_files", "pretrained_tokenizer", "sentencepiece_files"),
+    *("weight_maps", "checkpoint_families", "checkpoint_configs", "pretrained"),
     *("evaluation", "visualization", "flowchart"),
     *("labeled", "classification"),
     *("__init__", "__main__"),
 )
-LAYERS = {"embedding", "attention", "encoder", "decoder", "models", "generation"}
+LAYERS = {"embedding", "attention", "encoder", "decoder", "classifiers", "lstm", "models", "inspection"}
+LAYERS |= {"pretraining", "heads", "lora", "finetuning", "decoding", "search", "prompts", "generation"}
 ALONE = {"evaluation", "visualization"}
 BACKENDS = {"tensorflow", "jax", "torch"}
 MODULES = sorted((ROOT / "companion").glob("*.py"))

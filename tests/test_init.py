@@ -19,11 +19,17 @@ LENT = {
     "download": {"download"},  # called like its module
     "encoder": {"Block", "activation_named", "gelu_tanh", "normalization"},
     "classifiers": {"class_probabilities", "mean_of_real"},
+    "heads": {"before_logits"},
+    "pretraining": {"vocabulary_head"},
+    "pretrained_tokenizer": {"special_ids"},
+    "sentencepiece_files": {"read_sentencepiece"},
     "visualization": {"confusion_matrix"},  # draws what that of evaluation counts
 }
 LENDERS = {"base", "prose", "sources", "labeled"}
 # `WordVectors` and the functions that train them are the way to what these do.
 LENDERS |= {"vector_streams", "fasttext_files", "word2vec_files", "vector_files"}
+LENDERS |= {"decoding", "search", "prompts"}  # of `generate`; those of `load_pretrained`:
+LENDERS |= {"checkpoint_files", "weight_maps", "checkpoint_families", "checkpoint_configs"}
 LENDERS |= {"word_corpus", "adagrad", "negative_sampling", "cooccurrence"}
 
 

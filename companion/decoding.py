@@ -1,0 +1,187 @@
+"""A functional model as a decoder: its logits at one position after another, with a key/value cache."""
+
+import inspect
+import math
+
+import keras
+from keras import ops, tree
+
+from companion.decoder import DecoderBlock
+from companion.embedding import RelativePositionBias, TokenPositionEmbedding
+
+
+class Decoder:
+    """A model's graph, cut into what is computed once and what at each step; names of layers play no part.
+
+    Args:
+        model: Functional, from tokens (B, T) int, or from a source (B, S) and a target (B, T), to logits
+            (B, T, V) that depend on no later token. For a cache, whatever reads the target must treat each
+            position alone, except `DecoderBlock`, `RelativePositionBias` and `TokenPositionEmbedding`.
+    Attributes:
+        prompt, target: The model's inputs: the source and the target, or, decoder-only, the same one twice.
+        blocks: The calls of decoder blocks, each of which has a cache of its own.
+        vocabulary_size: Number of tokens V that the logits score.
+    Raises:
+        ValueError: the model has other inputs or outputs.
+    """
+
+    def __init__(self, model):
+        inputs, outputs = (list(getattr(model, name, None) or []) for name in ("inputs", "outputs"))
+        shapes = [tuple(x.shape) for x in outputs]
+        if len(inputs) not in (1, 2) or list(map(len, shapes)) != [3]:
+            raise ValueError(
+                "model must be functional, from a target, or a source and a target, to logits (B, T, V); "
+                f"received {len(inputs)} inputs and outputs of shapes {shapes}."
+            )
+        self.model, self.prompt, self.target, (self.logits,) = model, inputs[0], inputs[-1], outputs
+        self.vocabulary_size = shapes[0][-1]
+        self._whole = keras.Function(inputs, self.logits)  # unlike some models, it keeps the calls of layers
+        self._once, self._steps, self._kept = _cut(_calls(self._whole), self.target)
+        self.blocks = [call for call in self._steps if isinstance(call.operation, DecoderBlock)]
+
+    def limits(self, tensor):
+        """The vocabulary size and the greatest length of what reads an input; infinity: no limit is known."""
+        readers = [call.operation for call in self._once + self._steps if tensor in call.input_tensors]
+        sizes = [getattr(x, "vocabulary_size", getattr(x, "input_dim", math.inf)) for x in readers]
+        lengths = [getattr(x, "max_length", None) or math.inf for x in readers]
+        return min(sizes, default=math.inf), min(lengths, default=math.inf)
+
+    def read(self, sources):
+        """What is computed once.
+
+        Args:
+            sources: A list of one array (B, S) int, or, decoder-only, of none.
+        Returns:
+            The keys and values of the source for each decoder block, and all else that the steps read.
+        """
+        values = dict(zip([self.prompt], sources, strict=False))
+        for call in self._once:
+            values |= _results(call, _run(call, values))
+        return tuple(_source_pair(call, values) for call in self.blocks), tuple(values[x] for x in self._kept)
+
+    def repeated(self, memory, count):
+        """The memory of `read` for several targets of each source."""
+        pairs, kept = memory
+        rows = [1 if x.shape[0] else count for x in self._kept]  # what has no batch serves all rows
+        kept = tuple(ops.repeat(x, n, axis=0) for x, n in zip(kept, rows, strict=True))
+        return tree.map_structure(lambda x: ops.repeat(x, count, axis=0), pairs), kept
+
+    def start(self, num_rows, length):
+        """Empty caches with room for `length` positions."""
+        return tuple(call.operation.start_cache(num_rows, length) for call in self.blocks)
+
+    def fill(self, tokens, memory, caches):
+        """The caches after the first N positions, of which tokens (R, N) int are known."""
+        last = self._steps.index(self.blocks[-1])  # no cache depends on what follows
+        return self._walk(self._steps[: last + 1], tokens, 0, memory, caches)[1]
+
+    def step(self, tokens, position, memory, caches):
+        """The logits at N new positions.
+
+        Args:
+            tokens: (R, N) int.
+            position: Index of the first, int or scalar int tensor.
+            memory: From `read`.
+            caches: From `start`, `fill` or an earlier step.
+        Returns:
+            (R, N, V) float, and the caches with the new positions.
+        """
+        values, caches = self._walk(self._steps, tokens, position, memory, caches)
+        return values[self.logits], caches
+
+    def whole(self, sources, tokens):
+        """The logits at all positions, without a cache: (R, T) int to (R, T, V) float."""
+        return self._whole([*sources, tokens])
+
+    def _walk(self, calls, tokens, position, memory, caches):
+        pairs, kept = memory
+        values = dict(zip(self._kept, kept, strict=True)) | {self.target: ops.cast(tokens, self.target.dtype)}
+        states, new, length = zip(pairs, caches, strict=True), [], caches[0][0].shape[2]
+        for call in calls:
+            layer = call.operation
+            if isinstance(layer, DecoderBlock):
+                result, cache = _step(call, values, position, *next(states))
+                new.append(cache)
+            elif isinstance(layer, RelativePositionBias):
+                result = layer.rows(position, tokens.shape[1], length)
+            elif isinstance(layer, TokenPositionEmbedding) and not _arguments(call).get("reverse"):
+                result = _run(call, values, start=position)
+            else:
+                result = _run(call, values)
+            values |= _results(call, result)
+        return values, tuple(new)
+
+
+def _calls(function):
+    """The calls of layers and operations, each after those whose results it takes."""
+    by_depth = function._nodes_by_depth
+    calls = [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
+    return [call for call in calls if not call.is_input]
+
+
+def _cut(calls, target):
+    """The calls that do not depend on the target, those that do, and what these read of those."""
+    once, steps, reached, kept = [], [], {target}, {}
+    for call in calls:
+        if reached.isdisjoint(call.input_tensors):
+            once.append(call)
+            continue
+        steps.append(call)
+        reached.update(call.output_tensors)
+        source = _arguments(call).get("source") if isinstance(call.operation, DecoderBlock) else None
+        kept |= {x: None for x in call.input_tensors if x not in reached and x is not source}
+    return once, steps, list(kept)
+
+
+def _arguments(call):
+    """The arguments of a layer's call, by name."""
+    arguments = call.arguments
+    bound = inspect.signature(call.operation.call).bind(*arguments.args, **arguments.kwargs)
+    return bound.arguments
+
+
+def _filled(structure, values):
+    return tree.map_structure(lambda x: values[x] if isinstance(x, keras.KerasTensor) else x, structure)
+
+
+def _run(call, values, **changed):
+    args, kwargs = _filled((call.arguments.args, call.arguments.kwargs), values)
+    kwargs |= changed | ({"training": False} if "training" in kwargs else {})
+    return call.operation(*args, **kwargs)
+
+
+def _step(call, values, position, source_pair, cache):
+    names = ("target", "source_mask", "position_bias")  # the cache holds no padding, and its order is causal
+    target, mask, bias = (_filled(_arguments(call).get(name), values) for name in names)
+    return call.operation.step(target, cache, position, source_pair or None, mask, bias)
+
+
+def _results(call, result):
+    return dict(zip(call.output_tensors, tree.flatten(result), strict=True))
+
+
+def _source_pair(call, values):
+    source = _arguments(call).get("source")
+    return () if source is None else call.operation.project_source(values[source])
+
+
+def compiled(model, function, fused):
+    """A function that calls layers of the model, compiled for the backend; weights may change later."""
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf
+
+        return tf.function(function, jit_compile=fused)
+    if keras.backend.backend() == "jax":
+        import jax
+
+        @jax.jit  # weights are arguments, or the compiled code would keep the old ones
+        def stateless(values, *arguments):
+            with keras.StatelessScope(state_mapping=zip(model.variables, values, strict=True)):
+                return function(*arguments)
+
+        return lambda *arguments: stateless([variable.value for variable in model.variables], *arguments)
+    if keras.backend.backend() == "torch":
+        import torch
+
+        return torch.no_grad()(function)
+    return function

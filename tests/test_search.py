@@ -1,0 +1,160 @@
+"""Search: each strategy as a slow one in NumPy, on a model whose next token depends on the last one only."""
+
+import functools
+import itertools
+
+import keras
+import numpy as np
+import pytest
+
+from companion import generate
+
+pytestmark = pytest.mark.backend
+V, BEGIN, END = 8, 2, 3
+
+
+@functools.cache
+def chain(size=V):
+    """A model of which row i of its only weight scores what follows token i."""
+    tokens = keras.Input((None,), dtype="int32", name="tokens")
+    return keras.Model(tokens, keras.layers.Embedding(size, size)(tokens))
+
+
+def write(logits, rows=1, prompt=(BEGIN,), **settings):
+    """What follows the prompt, row by row, up to the end."""
+    logits = np.asarray(logits, "float32")
+    model = chain(len(logits))
+    model.set_weights([logits])
+    tokens = generate(model, [prompt] * rows, use_cache=False, **settings)
+    ends = np.atleast_1d(settings.get("end_id", END))
+    return [cut(row.tolist(), ends) for row in tokens]
+
+
+def cut(tokens, ends):
+    places = [i for i, token in enumerate(tokens) if token in ends]
+    return tokens[: places[0] + 1] if places else tokens
+
+
+def random_logits(seed, size=V):
+    return 2 * np.random.default_rng(seed).standard_normal((size, size))
+
+
+def log_softmax(logits):
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+
+
+# The strategies by hand: Python lists, float64, one target at a time
+
+
+def adjusted(scores, history, penalty=1.0, suppressed=(0, BEGIN)):
+    scores = np.array(scores, "float64")
+    for token in set(history):
+        scores[token] *= penalty if scores[token] < 0 else 1 / penalty
+    scores[list(suppressed)] = -np.inf
+    return scores
+
+
+def choose_by_hand(scores, uniform, temperature=1.0, top_k=None, top_p=None, min_p=None):
+    scores = scores / temperature
+    order = np.argsort(-scores, kind="stable") if top_k or top_p else np.arange(len(scores))
+    powers = np.exp(scores[order] - scores.max())[:top_k]
+    powers /= powers.sum()
+    kept = np.ones(len(powers), bool)
+    if top_p:
+        kept &= np.cumsum(powers) - powers < top_p
+    if min_p:
+        kept &= powers >= min_p * powers.max()
+    cumulative = np.cumsum(powers * kept)
+    return int(order[np.flatnonzero(cumulative > uniform * cumulative[-1])[0]])
+
+
+def sample_by_hand(logits, uniforms, penalty=1.0, end=END, **filters):
+    tokens = [BEGIN]
+    for uniform in uniforms:
+        tokens.append(choose_by_hand(adjusted(logits[tokens[-1]], tokens, penalty), uniform, **filters))
+        if tokens[-1] == end:
+            break
+    return tokens[1:]
+
+
+def greedy_by_hand(logits, length, penalty=1.0, ends=(END,)):
+    tokens = [BEGIN]
+    while len(tokens) <= length and (len(tokens) == 1 or tokens[-1] not in ends):
+        tokens.append(int(adjusted(logits[tokens[-1]], tokens, penalty).argmax()))
+    return tokens[1:]
+
+
+def beam_by_hand(logits, length, size, exponent, ends=(END,), penalty=1.0):
+    beams, best = [(0.0, [BEGIN])], []
+    for count in range(1, length + 1):
+        longer = []
+        for total, tokens in beams:
+            scores = adjusted(log_softmax(logits[tokens[-1]]), tokens, penalty)
+            longer += [(total + scores[i], [*tokens, i]) for i in np.flatnonzero(scores > -np.inf).tolist()]
+        longer = sorted(longer, key=lambda beam: -beam[0])[: max(2, 1 + len(ends)) * size]
+        ended = [(total, tokens) for total, tokens in longer[:size] if tokens[-1] in ends or count == length]
+        best = sorted(best + [(total / count**exponent, tokens) for total, tokens in ended], reverse=True)[:size]
+        beams = [(total, tokens) for total, tokens in longer if tokens[-1] not in ends][:size]
+        if not beams or (len(best) == size and beams[0][0] / count**exponent <= best[-1][0]):
+            break
+    return best[0][1][1:]
+
+
+@pytest.mark.parametrize("penalty", [1.0, 1.7, 0.5])
+def test_greedy_is_the_search_by_hand(penalty):
+    lengths = set()
+    for seed in range(12):
+        (tokens,) = write(random_logits(seed), max_length=9, repetition_penalty=penalty)
+        assert tokens == greedy_by_hand(random_logits(seed), 9, penalty)
+        lengths.add(len(tokens))
+    assert len(lengths) > 2 or penalty < 1
+
+
+@pytest.mark.parametrize(
+    "filters",
+    [
+        {},
+        {"temperature": 2.5},
+        {"top_k": 3},
+        {"top_p": 0.7},
+        {"min_p": 0.3},
+        {"top_k": 5, "top_p": 0.8, "min_p": 0.1, "temperature": 1.8},
+    ],
+)
+def test_sampling_is_the_search_by_hand(filters):
+    penalty = 1.3 if len(filters) != 1 else 1.0
+    for seed in range(12):
+        logits = random_logits(seed)
+        rows = write(
+            logits,
+            rows=4,
+            max_length=6,
+            strategy="sample",
+            seed=seed,
+            repetition_penalty=penalty,
+            **filters,
+        )
+        uniforms = np.random.default_rng(seed).random((6, 4), "float32")
+        assert rows == [sample_by_hand(logits, column, penalty, **filters) for column in uniforms.T]
+
+
+@pytest.mark.parametrize(
+    ("size", "ends", "penalty"), [(1, [3], 1.0), (2, [3], 1.0), (4, [3], 1.6), (3, [3, 5, 6], 1.0), (3, [], 1.0)]
+)
+def test_beam_search_is_the_search_by_hand(size, ends, penalty):
+    differs = 0
+    for seed, exponent in itertools.product(range(12), [0.0, 1.0, 2.5, -1.0]):
+        logits = random_logits(seed)
+        (tokens,) = write(
+            logits,
+            max_length=7,
+            strategy="beam",
+            beam_size=size,
+            end_id=ends,
+            length_penalty=exponent,
+            repetition_penalty=penalty,
+        )
+        assert tokens == beam_by_hand(logits, 7, size, exponent, ends, penalty)
+        differs += tokens != greedy_by_hand(logits, 7, penalty, ends)
+    assert differs > 3
