@@ -113,5 +113,6 @@ $(BACKENDS):
 	$(call environment,$(VENV)-backends)
 	@sed -E '/^ *(#|--hash)/d; s/ *\\$$//' requirements.txt requirements-test.txt > $(VENV)-backends/locked.txt
 	$(VENV)-backends/bin/python -m pip --disable-pip-version-check install --constraint $(VENV)-backends/locked.txt \
-		"$(TORCH)" keras numpy hypothesis pytest pytest-timeout transformers safetensors tokenizers huggingface-hub
+		"$(TORCH)" keras numpy hypothesis pytest pytest-timeout transformers sentencepiece safetensors tokenizers \
+		huggingface-hub
 	@touch $@

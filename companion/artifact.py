@@ -36,7 +36,7 @@ def save_artifact(
         fields = {"kind": kind, "version": version, "sha256": digests, "config": config}
         fields["seal"] = _seal(fields)
         (new / CONFIG).write_text(json.dumps(fields, indent=1, ensure_ascii=False), encoding="utf-8")
-        _swap(new, folder, Path(temporary, "old"))
+        swap(new, folder, Path(temporary, "old"))
 
 
 def load_artifact(folder: str | os.PathLike, kind: str, version: int) -> dict:
@@ -75,7 +75,8 @@ def load_artifact(folder: str | os.PathLike, kind: str, version: int) -> dict:
     return fields["config"]
 
 
-def _swap(new, folder, old):
+def swap(new: Path, folder: Path, old: Path) -> None:
+    """Puts a new folder in another's place, which goes to `old`; if that fails, all is as it was."""
     if not folder.exists():
         os.replace(new, folder)
         return

@@ -222,7 +222,8 @@ def _rebuilt(model, variant):
             values[_plain_path(adapter.dense.kernel)] = adapter.merged_kernel()
     for weight in copy.weights:
         if not re.search(r"/lora_\w+/[ab]$", weight.path):
-            weight.assign(values[_plain_path(weight)])
+            # a copy: JAX would share the array, and delete it when one of the models trains
+            weight.assign(np.array(ops.convert_to_numpy(values[_plain_path(weight)])))
     return copy
 
 

@@ -72,7 +72,7 @@ def _forward_and_gradients(hidden, table, *bias, labels, weights, size):
 
 
 def _chunk(hidden, table, labels, weights, *bias):
-    """(C, M), (V, M), (C, 1), (C, 1), (V,) to the weighted sum and its gradients by hidden, table and bias."""
+    """(C, M), (V, M), (C, 1), (C, 1), (V,) to the weighted sum, its gradients by hidden, table and bias."""
     logits = ops.cast(ops.matmul(hidden, ops.transpose(table)), "float32")
     for one in bias:
         logits = logits + ops.cast(one, "float32")

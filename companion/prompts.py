@@ -90,13 +90,16 @@ def _prompt_rows(prompts, tokenizer, padding_id):
     """One array of ids for each prompt."""
     if isinstance(prompts, str):
         prompts = [prompts]
-    if not isinstance(prompts, (list, tuple)):  # an array, padded on the right
-        prompts = np.asarray(prompts)
-        real = [np.flatnonzero(row != padding_id) for row in prompts]
-        return [row[: np.max(places, initial=-1) + 1] for row, places in zip(prompts, real, strict=True)]
+    if not isinstance(prompts, (list, tuple)):
+        return [_without_padding(row, padding_id) for row in np.asarray(prompts)]
     if tokenizer is None and any(isinstance(prompt, str) for prompt in prompts):
         raise ValueError("tokenizer must be given for prompts that are strings; received None.")
     return [np.asarray(tokenizer.encode(prompt) if isinstance(prompt, str) else prompt) for prompt in prompts]
+
+
+def _without_padding(row, padding_id):
+    real = np.flatnonzero(row != padding_id)
+    return row[: np.max(real, initial=-1) + 1] if row.ndim == 1 else row
 
 
 def _check_prompts(rows, vocabulary_size, max_length):

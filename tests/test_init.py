@@ -19,6 +19,7 @@ LENT = {
     "download": {"download"},  # called like its module
     "encoder": {"Block", "activation_named", "gelu_tanh", "normalization"},
     "classifiers": {"class_probabilities", "mean_of_real"},
+    "artifact": {"swap"},
     "heads": {"before_logits"},
     "pretraining": {"vocabulary_head"},
     "pretrained_tokenizer": {"special_ids"},

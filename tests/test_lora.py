@@ -134,13 +134,20 @@ def test_gate_and_attention_to_the_source_are_reached():
 def test_training_changes_them_and_the_head_and_nothing_else():
     frozen = freeze(bert(12, 16, 8, 2, 16, 2, masked_lm=False))
     model = classifier(add_lora(frozen, 2), 2)
-    before = snapshot(model)
+    before, pretrained = snapshot(model), snapshot(frozen)
     model.compile(keras.optimizers.AdamW(0.01, weight_decay=0.1), "sparse_categorical_crossentropy")
     model.fit([TOKENS, TOKENS % 2], np.array([0, 1]), epochs=3, verbose=0)
     trains = {weight.path for weight in model.trainable_weights}
     assert len(trains) == 2 * 2 * 2 + 2
     for path, array in snapshot(model).items():
         assert np.array_equal(array, before[path]) == (path not in trains), path
+    merged = merge_lora(model)
+    close(merged, model)
+    merged.compile("sgd", "sparse_categorical_crossentropy")
+    merged.fit([TOKENS, TOKENS % 2], np.array([0, 1]), verbose=0)
+    for one, arrays in ((frozen, pretrained), (model, snapshot(model))):
+        for path, array in snapshot(one).items():
+            np.testing.assert_array_equal(array, arrays[path])
 
 
 def test_a_dense_layer_with_lora_agrees_with_numpy_and_with_keras(rng):

@@ -242,6 +242,10 @@ NORM = "transformer__h__1__ln_2__weight"
             r"c_attn\.weight must have shape \(6, 18\); the checkpoint's has \(18, 6\)",
         ),
         (
+            {"transformer__h__0__attn__bias_v": np.ones(2, "float32")},
+            r"holds 1 tensors .*attn\.bias_v \(2,\)",
+        ),
+        (
             {"transformer__h__2__x": np.ones((2, 3), "float32")},
             r"holds 1 tensors .*transformer\.h\.2\.x \(2, 3\)",
         ),
@@ -408,6 +412,30 @@ def test_old_configs_may_leave_out_what_has_a_default(copied, models):
     fields = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({k: v for k, v in fields.items() if k not in defaults}))
     same(folder, models, "gpt")
+
+
+@pytest.mark.parametrize(
+    ("name", "left_out", "attribute", "value"),
+    [
+        ("marian", "scale_embedding", lambda model: model.get_layer("embedding").scaled, False),
+        ("gpt", "layer_norm_epsilon", lambda model: model.get_layer("decoder_norm").epsilon, 1e-5),
+        ("bert", "layer_norm_eps", lambda model: model.get_layer("embedding_norm").epsilon, 1e-12),
+        ("t5", "layer_norm_epsilon", lambda model: model.get_layer("decoder_norm").epsilon, 1e-6),
+        (
+            "t5",
+            "relative_attention_max_distance",
+            lambda model: model.get_layer("encoder_position_bias").max_distance,
+            128,
+        ),
+        ("t5", "dropout_rate", lambda model: model.get_layer("decoder_0").dropout.rate, 0.1),
+    ],
+)
+def test_defaults_are_those_of_transformers(name, left_out, attribute, value, copied):
+    folder = copied(name)
+    fields = json.loads((folder / "config.json").read_text())
+    del fields[left_out]
+    (folder / "config.json").write_text(json.dumps(fields))
+    assert attribute(loaded(folder)) == value
 
 
 def test_pickled_weights_are_refused(folders, tmp_path):
