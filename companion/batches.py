@@ -50,7 +50,7 @@ def causal_batches(
         rows: (N, L + 1) int, from `pack`.
         batch_size: Rows of a batch B, >= 1.
         seed: Another seed gives other orders.
-        start_step: The first step, >= 0: where a run that goes on had stopped.
+        start_step: The first step, from 0 to num_steps: where a run that goes on had stopped.
         num_steps: The steps of the whole run, those before start_step included; one pass if not given.
             Every pass has each row once, in an order of its own; a batch may hold the end of one pass and the
             beginning of the next.
@@ -154,8 +154,8 @@ def _stream(rows, make: Callable, batch_size, seed, start_step, num_steps):
 
     num_steps = len(rows) // batch_size if num_steps is None else num_steps
     check_at_least(1, batch_size=batch_size, num_steps=num_steps)
-    if not 0 <= start_step < num_steps:
-        raise ValueError(f"start_step must be from 0 to {num_steps - 1}; received start_step={start_step}.")
+    if not 0 <= start_step <= num_steps:
+        raise ValueError(f"start_step must be from 0 to {num_steps}; received start_step={start_step}.")
     rows = np.asarray(rows, np.int32)
 
     @lru_cache(maxsize=2)

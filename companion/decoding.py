@@ -35,8 +35,7 @@ class Decoder:
             )
         self.model, self.prompt, self.target, (self.logits,) = model, inputs[0], inputs[-1], outputs
         self.vocabulary_size = shapes[0][-1]
-        self._whole = keras.Function(inputs, self.logits)  # unlike some models, it keeps the calls of layers
-        self._once, self._steps, self._kept = _cut(_calls(self._whole), self.target)
+        self._once, self._steps, self._kept = _cut(_calls(inputs, self.logits), self.target)
         self.blocks = [call for call in self._steps if isinstance(call.operation, DecoderBlock)]
 
     def limits(self, tensor):
@@ -91,7 +90,10 @@ class Decoder:
 
     def whole(self, sources, tokens):
         """The logits at all positions, without a cache: (R, T) int to (R, T, V) float."""
-        return self._whole([*sources, tokens])
+        values = dict(zip([self.prompt], sources, strict=False)) | {self.target: tokens}
+        for call in self._once + self._steps:
+            values |= _results(call, _run(call, values))
+        return values[self.logits]
 
     def _walk(self, calls, tokens, position, memory, caches):
         pairs, kept = memory
@@ -112,9 +114,9 @@ class Decoder:
         return values, tuple(new)
 
 
-def _calls(function):
+def _calls(inputs, outputs):
     """The calls of layers and operations, each after those whose results it takes."""
-    by_depth = function._nodes_by_depth
+    by_depth = keras.Function(inputs, outputs)._nodes_by_depth  # some models keep no calls
     calls = [call for depth in sorted(by_depth, reverse=True) for call in by_depth[depth]]
     return [call for call in calls if not call.is_input]
 

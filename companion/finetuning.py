@@ -136,8 +136,8 @@ def fine_tune(
     Args:
         model: With a head from this module; or one that ends in the logits of tokens (`gpt`, `t5`, `bert`),
             which `Pretrainer` then trains.
-        train: Batches of (inputs, labels) or (inputs, labels, weights): a tf.data.Dataset, or anything else
-            that `fit` reads more than once.
+        train: Batches of (inputs, labels) or (inputs, labels, weights): a tf.data.Dataset, or what else `fit`
+            reads and has a len.
         validation: The same, to stop by. Never the test data: what was chosen by it says nothing any more.
         learning_rate: The largest one, > 0.
         epochs: Most passes, >= 1; the learning rate reaches 0 at the end of the last one.
@@ -156,8 +156,9 @@ def fine_tune(
         raise ValueError(f"learning_rate must be above 0; received learning_rate={learning_rate}.")
     if not model.trainable_weights:
         raise ValueError(f"model must have weights that train; {model.name!r} is frozen as a whole.")
-    steps = epochs * _count(train, "train")
-    _count(validation, "validation")
+    train, steps = _counted(train, "train")
+    validation, _ = _counted(validation, "validation")
+    steps *= epochs
     schedule = WarmupCosine(learning_rate, max(1, steps // 10), max(2, steps))
     optimizer = GroupedAdamW(schedule, rates, weight_decay, global_clipnorm=1.0)
     if isinstance(model, Pretrainer) or before_logits(model, -1) is not None:
@@ -190,12 +191,16 @@ def _first_match(rates, names):
     return next((factor for pattern, factor in rates.items() if fnmatch.filter(names, pattern)), 1.0)
 
 
-def _count(batches, name):
-    try:
-        count = len(batches)
-    except TypeError as error:
-        if "infinite" in str(error):
-            raise ValueError(f"{name} must end; received batches without an end.") from error
-        count = sum(1 for _ in batches)  # how many there are is known only once they are read
+def _counted(batches, name):
+    """The batches and their number. A tf.data.Dataset is told it: where Keras finds the end of one by running
+    into it, weights decay and the learning rate moves on once more, without a batch."""
+    count = int(batches.cardinality()) if hasattr(batches, "cardinality") else len(batches)
+    if count < 0:
+        import tensorflow as tf
+
+        if count == tf.data.INFINITE_CARDINALITY:
+            raise ValueError(f"{name} must end; received batches without an end.")
+        count = sum(1 for _ in batches)
+        batches = batches.apply(tf.data.experimental.assert_cardinality(count))
     check_at_least(1, **{f"the number of batches in {name}": count})
-    return count
+    return batches, count

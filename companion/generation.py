@@ -105,13 +105,12 @@ def stream(model: keras.Model, prompts: Prompts, **settings) -> Iterator[np.ndar
     Raises:
         ValueError: as `generate`, and for strategy="beam", which may change every token until its end.
     """
-    writer = _Writer(**_DEFAULTS | settings | {"model": model, "prompts": prompts})
-    if settings.get("strategy") == "beam":
+    call = inspect.signature(generate).bind(model, prompts, **settings)
+    call.apply_defaults()
+    writer = _Writer(**call.arguments)
+    if call.arguments["strategy"] == "beam":
         raise ValueError("strategy must be greedy or sample in a stream; received strategy='beam'.")
-    return _pieces(writer, settings["tokenizer"]) if isinstance(prompts, str) else _columns(writer)
-
-
-_DEFAULTS = {x.name: x.default for x in inspect.signature(generate).parameters.values()}
+    return _pieces(writer, call.arguments["tokenizer"]) if isinstance(prompts, str) else _columns(writer)
 
 
 def _columns(writer):

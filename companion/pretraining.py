@@ -22,7 +22,7 @@ def chunked_cross_entropy(hidden, table, labels, weights=None, bias=None, chunk_
         labels: (N,) int from 0 to V - 1.
         weights: (N,) float, how much each row counts; None: all alike.
         bias: (V,) float, or None.
-        chunk_size: Rows of a chunk, >= 1.
+        chunk_size: Most rows of a chunk, >= 1.
     Returns:
         Scalar float32, differentiable by hidden, table and bias; 0 if all weights are 0.
     Raises:
@@ -36,7 +36,9 @@ def chunked_cross_entropy(hidden, table, labels, weights=None, bias=None, chunk_
 
     @ops.custom_gradient
     def weighted_sum(*arrays):
-        total, gradients = _forward_and_gradients(*arrays, labels=labels, weights=weights, size=chunk_size)
+        total, gradients = _forward_and_gradients(
+            *arrays, labels=labels, weights=weights, chunk_size=chunk_size
+        )
 
         def backward(*upstreams, upstream=None):
             upstream = upstreams[0] if upstream is None else upstream  # PyTorch's comes by name
@@ -48,26 +50,29 @@ def chunked_cross_entropy(hidden, table, labels, weights=None, bias=None, chunk_
     return weighted_sum(*map(ops.convert_to_tensor, arrays)) / ops.maximum(ops.sum(weights), 1e-9)
 
 
-def _forward_and_gradients(hidden, table, *bias, labels, weights, size):
+def _forward_and_gradients(hidden, table, *bias, labels, weights, chunk_size):
     """Chunk after chunk; a loop that runs, not one that is unrolled, keeps no two of them alive."""
     length = ops.shape(hidden)[0]
-    missing = -length % size  # rows of weight 0 fill the last chunk
+    count = -(-length // chunk_size)
+    size = -(-length // count)  # so that chunks are alike, and rows of weight 0 fill less than one of each
+    missing = count * size - length
     hidden = ops.concatenate([hidden, ops.zeros((missing, hidden.shape[1]), hidden.dtype)])
     labels = ops.concatenate([labels, ops.zeros((missing,), "int32")])
     weights = ops.concatenate([weights, ops.zeros((missing,))])
     compute_table = ops.cast(table, hidden.dtype)
 
-    def step(start, total, by_hidden, *sums):
+    def step(number, total, by_hidden, *sums):
+        start = number * size
         chunk = ops.slice(hidden, (start, 0), (size, hidden.shape[1]))
         numbers = [ops.slice(x, (start,), (size,))[:, None] for x in (labels, weights)]
         part, by_chunk, *terms = _chunk(chunk, compute_table, *numbers, *bias)
         by_hidden = ops.slice_update(by_hidden, (start, 0), by_chunk)
         sums = [x + ops.cast(term, x.dtype) for x, term in zip(sums, terms, strict=True)]
-        return start + size, total + part, by_hidden, *sums
+        return number + 1, total + part, by_hidden, *sums
 
     zeros = [ops.zeros(ops.shape(x), x.dtype) for x in (hidden, table, *bias)]
     state = ops.convert_to_tensor(0), ops.zeros(()), *zeros
-    _, total, by_hidden, *sums = ops.while_loop(lambda start, *_: start < length, step, state)
+    _, total, by_hidden, *sums = ops.while_loop(lambda number, *_: number < count, step, state)
     return total, (by_hidden[:length], *sums)
 
 
@@ -82,7 +87,7 @@ def _chunk(hidden, table, labels, weights, *bias):
     at_label = ops.take_along_axis(logits, labels, axis=-1)
     total = ops.sum(weights * (ops.log(sums) + largest - at_label))
     # powers / sums minus one-hot; dividing the short side of each product spares a pass over the long one
-    rows = ops.stack([ops.arange(labels.shape[0]), labels[:, 0]], axis=1)
+    rows = ops.stack([ops.arange(ops.shape(labels)[0]), labels[:, 0]], axis=1)
     powers = ops.scatter_update(powers, rows, ops.exp(at_label - largest)[:, 0] - sums[:, 0])
     powers, share = ops.cast(powers, hidden.dtype), ops.cast(weights / sums, hidden.dtype)
     transposed = ops.transpose(powers)
@@ -104,7 +109,7 @@ class Pretrainer(keras.Model):
                 gradient_accumulation_steps=4,  # an update for every 4 batches
             )
         )
-        trainer.fit(batches)
+        trainer.fit(batches, shuffle=False)
 
     Args:
         model: A functional model whose last output is the logits (B, T, V), made by a

@@ -177,11 +177,11 @@ def _rules_of_choices(vocabulary_size):
 
 def _search(settings, vocabulary_size):
     """What is compiled in; whatever the strategy does not need is left out, lest it be compiled anew."""
-    beam, sample = (settings["strategy"] == name for name in ("beam", "sample"))
+    beam, sample = settings["strategy"] == "beam", settings["strategy"] == "sample" and settings["top_k"] != 1
     num_beams = settings["beam_size"] if beam else 1
     candidates = num_beams * max(2, 1 + len(settings["end_id"]))  # so that K of them have not ended
     return Search(
-        strategy=settings["strategy"],
+        strategy="beam" if beam else "sample" if sample else "greedy",
         num_beams=num_beams,
         num_candidates=min(candidates, num_beams * vocabulary_size) if beam else 0,
         top_k=settings["top_k"] if sample else None,

@@ -100,20 +100,32 @@ def _noted(search, seen, chosen):
 def _draw(search, given, scores, uniforms):
     """Invert the cumulative distribution: (R, V) scores, (R,) uniforms to (R,) tokens."""
     scores = (scores - ops.max(scores, axis=-1, keepdims=True)) / given["temperature"]
-    ranked = search.top_k or search.top_p
-    if ranked:
-        scores, tokens = ops.top_k(scores, search.top_k or scores.shape[-1])
+    if search.top_k:
+        scores, tokens = ops.top_k(scores, search.top_k)
     probabilities = ops.softmax(scores, axis=-1)
     kept = probabilities > 0
     if search.top_p:
-        kept = kept & (ops.cumsum(probabilities, axis=-1) - probabilities < given["top_p"])
+        kept = kept & (scores >= _nucleus(scores, probabilities, given["top_p"]))
     if search.min_p:
         kept = kept & (probabilities >= given["min_p"] * ops.max(probabilities, axis=-1, keepdims=True))
     cumulative = ops.cumsum(ops.where(kept, probabilities, 0.0), axis=-1)
     reached = cumulative > uniforms[:, None] * cumulative[:, -1:]
     # sums of many numbers are not quite monotonic: what is not kept must never be chosen
     chosen = ops.argmax(ops.where(kept, 1 + ops.cast(reached, "int32"), 0), axis=-1)
-    return ops.take_along_axis(tokens, chosen[:, None], axis=1)[:, 0] if ranked else chosen
+    return ops.take_along_axis(tokens, chosen[:, None], axis=1)[:, 0] if search.top_k else chosen
+
+
+def _nucleus(scores, probabilities, top_p):
+    """The least score, at most 0, to keep so as to reach top_p; halving finds it sooner than sorting."""
+
+    def halve(_, bounds):
+        low, high = bounds
+        middle = (low + high) / 2
+        mass = ops.sum(ops.where(scores >= middle, probabilities, 0.0), axis=-1, keepdims=True)
+        return ops.where(mass >= top_p, middle, low), ops.where(mass >= top_p, high, middle)
+
+    high = ops.zeros_like(scores[:, :1])
+    return ops.fori_loop(0, 32, halve, (high - 104, high))[0]  # exp(-104) is 0 in float32
 
 
 def _extend_beams(search, next_logits, given, position, best, finished, scores, beams, totals, seen, caches):
@@ -128,7 +140,7 @@ def _extend_beams(search, next_logits, given, position, best, finished, scores, 
 
     written = ops.maximum(position + 1 - given["lengths"], 1)[:, None]
     power = ops.cast(written, "float32") ** given["length_penalty"]
-    counts = ended & (np.arange(search.num_candidates) < search.num_beams) & ~finished[:, None]
+    counts = ended & (ops.arange(search.num_candidates) < search.num_beams) & ~finished[:, None]
     scores = ops.concatenate([scores, ops.where(counts, totals / power, -np.inf)], axis=1)
     scores, kept = ops.top_k(scores, search.num_beams)
     best = _taken(ops.concatenate([best, longer], axis=1), kept)
@@ -145,7 +157,7 @@ def _extend_beams(search, next_logits, given, position, best, finished, scores, 
 
 def _prompt_or(steps, given, position, beams):
     """(B * K, V) log-probabilities as (B, K, V); within a prompt, its next token has all the probability."""
-    prompt = ops.take(beams, position, axis=2)[:, :, None] == np.arange(steps.shape[-1])
+    prompt = ops.take(beams, position, axis=2)[:, :, None] == ops.arange(steps.shape[-1])
     inside = (position < given["lengths"])[:, None, None]
     steps = ops.reshape(steps, (*beams.shape[:2], steps.shape[-1]))
     return ops.where(inside, ops.where(prompt, 0.0, -np.inf), steps)

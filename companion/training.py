@@ -22,11 +22,15 @@ class Checkpoint(keras.callbacks.Callback):
         checkpoint = Checkpoint("run", every=100)
         step = checkpoint.resume(trainer)  # 0 in a new folder
         batches = causal_batches(rows, batch_size=8, start_step=step, num_steps=1000)
-        trainer.fit(batches, callbacks=[checkpoint])
+        trainer.fit(batches, shuffle=False, callbacks=[checkpoint])
 
     Run again after an interruption, these lines end with the same weights as if there had been none: weights,
     the state of the optimizer (accumulated gradients included) and of the generators that dropout draws from
-    are all restored. What callbacks remember, such as the best loss of `EarlyStopping`, is not.
+    are all restored. What callbacks remember, such as the best loss of `EarlyStopping`, is not; nor is the
+    generator of PyTorch's own, from which Keras draws dropout on that backend.
+
+    In a run of several epochs let `every` be a multiple of steps_per_epoch, and go on with
+    `fit(..., steps_per_epoch=n, initial_epoch=step // n)`: then no epoch is cut.
 
     A checkpoint is a folder of its own, step-00000100, written whole or not at all.
 
@@ -106,7 +110,7 @@ class Progress(keras.callbacks.Callback):
     Callbacks named after it find tokens_per_second among the numbers of an epoch, as do Keras's own logs:
 
         logs = [Progress(8 * 128), CSVLogger("log.csv", append=True), TensorBoard("logs")]
-        trainer.fit(batches, verbose=0, callbacks=logs)
+        trainer.fit(batches, shuffle=False, verbose=0, callbacks=logs)
 
     Args:
         tokens_per_step: Tokens of a batch, B * T; for an encoder-decoder B * (S + T).

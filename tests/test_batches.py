@@ -71,6 +71,7 @@ def test_a_batch_depends_on_seed_and_step_alone(name):
         rest = STREAMS[name](seed=1, start_step=start, num_steps=12)
         assert same(flat(rest), whole[start:])
         assert rest.cardinality() == 12 - start
+    assert flat(STREAMS[name](start_step=12, num_steps=12)) == []  # the run has ended
     again = STREAMS[name](seed=1, num_steps=12)
     assert same(flat(again), whole) and same(flat(again), whole)
     assert not same(flat(STREAMS[name](seed=2, num_steps=12)), whole)
@@ -114,8 +115,8 @@ def test_a_batch_may_be_larger_than_the_corpus():
     [
         (ROWS, {"batch_size": 0, "num_steps": 1}, "batch_size must be at least 1; received batch_size=0"),
         (ROWS, {"batch_size": 8}, "num_steps must be at least 1; received num_steps=0"),
-        (ROWS, {"batch_size": 3, "start_step": 2}, "start_step must be from 0 to 1; received start_step=2"),
-        (ROWS, {"batch_size": 3, "start_step": -1}, "start_step must be from 0 to 1; received start_step=-1"),
+        (ROWS, {"batch_size": 3, "start_step": 3}, "start_step must be from 0 to 2; received start_step=3"),
+        (ROWS, {"batch_size": 3, "start_step": -1}, "start_step must be from 0 to 2; received start_step=-1"),
         (ROWS[0], {"batch_size": 3}, r"rows must have shape .*2 or more tokens.*; received \(9,\)"),
         (ROWS[:, :1], {"batch_size": 3}, r"rows must have shape .* received \(7, 1\)"),
         (ROWS[:0], {"batch_size": 3}, r"rows must have shape .* received \(0, 9\)"),
@@ -181,7 +182,7 @@ OBJECTIVES = {
 def test_a_model_of_each_family_learns(name):
     model, labels_per_row = OBJECTIVES[name]()
     trainer = Pretrainer(model, labels_per_row)
-    trainer.compile(keras.optimizers.Adam(0.02), jit_compile=False)
+    trainer.compile(keras.optimizers.Adam(0.01), jit_compile=False)
     batches = STREAMS[name](num_steps=120, **({"share": 0.5} if name == "masked" else {}))
     losses = trainer.fit(batches, steps_per_epoch=60, epochs=2, shuffle=False, verbose=0).history["loss"]
-    assert losses[1] < 0.9 * losses[0]
+    assert losses[1] < 0.7 * losses[0]

@@ -46,9 +46,10 @@ def texts(count, seed=0, length=8):
 
 
 def tagged(count, seed=0):
-    """The tag is the token modulo 3; that of padding is wrong and weighs nothing."""
+    """The tag is the token modulo 3; that of padding means nothing and weighs nothing."""
     inputs, real = texts(count, seed)
-    return inputs, np.where(real, inputs["tokens"] % 3, 2), real.astype("float32")
+    noise = np.arange(real.shape[1]) % 3
+    return inputs, np.where(real, inputs["tokens"] % 3, noise), real.astype("float32")
 
 
 def snapshot(model):
@@ -263,8 +264,8 @@ def test_a_tagger_learns():
         )
     inputs, labels, weights = tagged(64, seed=2)
     right = predicted(model, inputs).argmax(axis=-1) == labels
-    assert right[weights > 0].mean() > 0.95
-    assert max(history["val_accuracy"]) > 0.95
+    assert right[weights > 0].mean() > 0.95 and right[weights == 0].mean() < 0.5
+    assert max(history["val_accuracy"]) > 0.95  # padding does not count
 
 
 def spans(count, seed=0):
@@ -293,27 +294,29 @@ def test_a_causal_classifier_learns_with_lora_on_a_frozen_model():
         last = inputs["tokens"][np.arange(count), real.sum(axis=1) - 1]
         return inputs["tokens"], last % 2
 
-    model = classifier(add_lora(gpt(VOCABULARY, 16, 16, 2, 32, 1), 4), 2, padding_id=0)
-    fine_tune(model, Batches(*labeled(512, 0)), Batches(*labeled(64, 1)), 0.03, epochs=8, verbose=0)
+    pretrained = gpt(VOCABULARY, 16, 16, 2, 32, 1)
+    table = pretrained.get_layer("embedding").token_table
+    table.assign(50 * ops.convert_to_numpy(table))  # vectors as different as training would have made them
+    model = classifier(add_lora(pretrained, 4), 2, padding_id=0)
+    fine_tune(model, Batches(*labeled(512, 0)), Batches(*labeled(64, 1)), 0.03, epochs=6, verbose=0)
     tokens, labels = labeled(64, 2)
     for one in (model, merge_lora(model)):
         assert (predicted(one, tokens).argmax(axis=1) == labels).mean() > 0.95
 
 
 def test_text_to_text_one_model_for_two_prefixed_tasks():
-    begin, end, prefixes = 1, 2, (10, 11)  # which of the two words to write
+    begin, end, prefixes = 1, 2, (10, 11)  # write the word; write the one after it
 
     def pairs(count, seed):
         generator = np.random.default_rng(seed)
-        words, task = generator.integers(3, 10, (count, 2)), generator.integers(0, 2, count)
-        source = np.concatenate([np.take(prefixes, task)[:, None], words], axis=1)
-        answer = words[np.arange(count), task]
-        targets = np.stack([np.full(count, begin), answer, np.full(count, end)], axis=1)
+        word, task = generator.integers(0, 7, count), generator.integers(0, 2, count)
+        source = np.stack([np.take(prefixes, task), 3 + word], axis=1)
+        targets = np.stack([np.full(count, begin), 3 + (word + task) % 7, np.full(count, end)], axis=1)
         inputs = {"source_tokens": source, "target_tokens": targets[:, :-1]}
         return inputs, targets[:, 1:], np.ones((count, 2), "float32")
 
-    model = t5(VOCABULARY, 16, 2, 32, 1, dropout=0.0)
-    history = fine_tune(model, Batches(*pairs(1024, 0)), Batches(*pairs(64, 1)), 0.02, epochs=8, verbose=0)
+    model = t5(VOCABULARY, 32, 2, 64, 1, dropout=0.0)
+    history = fine_tune(model, Batches(*pairs(512, 0)), Batches(*pairs(64, 1)), 0.01, epochs=6, verbose=0)
     assert set(history) == {"loss", "val_loss"}
     inputs, labels, _ = pairs(64, 2)
     assert (predicted(model, inputs).argmax(axis=-1) == labels).all(axis=1).mean() > 0.95

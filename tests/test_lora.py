@@ -133,12 +133,12 @@ def test_gate_and_attention_to_the_source_are_reached():
 
 def test_training_changes_them_and_the_head_and_nothing_else():
     frozen = freeze(bert(12, 16, 8, 2, 16, 2, masked_lm=False))
-    model = classifier(add_lora(frozen, 2), 2)
+    model = classifier(add_lora(frozen, 2, targets=TARGETS), 2)
     before, pretrained = snapshot(model), snapshot(frozen)
     model.compile(keras.optimizers.AdamW(0.01, weight_decay=0.1), "sparse_categorical_crossentropy")
     model.fit([TOKENS, TOKENS % 2], np.array([0, 1]), epochs=3, verbose=0)
     trains = {weight.path for weight in model.trainable_weights}
-    assert len(trains) == 2 * 2 * 2 + 2
+    assert len(trains) == 2 * 6 * 2 + 2  # blocks, dense layers, matrices; the head's
     for path, array in snapshot(model).items():
         assert np.array_equal(array, before[path]) == (path not in trains), path
     merged = merge_lora(model)

@@ -189,3 +189,7 @@ def test_a_cache_needs_decoder_blocks():
         ValueError, match=r"use_cache must be False for a model .*; received use_cache=True\."
     ):
         task([[5]], "lstm")
+
+
+def test_sampling_among_one_token_is_greedy():
+    assert task([[5]], strategy="sample", top_k=1, top_p=0.5).search == task([[5]]).search

@@ -57,12 +57,13 @@ def adjusted(scores, history, penalty=1.0, suppressed=(0, BEGIN)):
 
 def choose_by_hand(scores, uniform, temperature=1.0, top_k=None, top_p=None, min_p=None):
     scores = scores / temperature
-    order = np.argsort(-scores, kind="stable") if top_k or top_p else np.arange(len(scores))
+    order = np.argsort(-scores, kind="stable") if top_k else np.arange(len(scores))
     powers = np.exp(scores[order] - scores.max())[:top_k]
     powers /= powers.sum()
     kept = np.ones(len(powers), bool)
     if top_p:
-        kept &= np.cumsum(powers) - powers < top_p
+        ranked = np.argsort(-powers)
+        kept[ranked] = np.cumsum(powers[ranked]) - powers[ranked] < top_p
     if min_p:
         kept &= powers >= min_p * powers.max()
     cumulative = np.cumsum(powers * kept)
