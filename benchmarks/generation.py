@@ -1,89 +1,99 @@
-"""Greedy decoding by `companion.generate` with its cache, beside itself without one and beside KerasHub.
+"""Decoding speed of `companion.generate` beside KerasHub, the library transformers and PyTorch by hand.
 
-    python benchmarks/generation.py
+    python benchmarks/generation.py [--rounds 7] [--quick]
 
-KerasHub's BartSeq2SeqLM has the same sizes and also decodes with a cache in one compiled loop; it differs in
-that it normalizes last, uses GELU, learned positions and one embedding for source, target and logits. The
-weights are random, so that nobody stops before LENGTH tokens (checked). All take turns; a round's ratio is a
-time to that of `generate` with its cache: above 1, that one is faster. 1 to 2 minutes on two cores.
+All continue the same prompts of 32 tokens by 128 more, greedily, with a GPT-2 of the same sizes (width 256, 6
+layers, 8,000 words) and random weights that nothing ends early; peers/decode.py holds them. By hand means: as
+little as PyTorch needs, with a cache as long as it will be. Checked: `stream` writes what `generate` writes,
+and PyTorch by hand what transformers writes with the same weights. That companion's GPT-2 computes what
+transformers' does is a matter of the tests.
+
+Each contestant has a process of its own, for its own peak of memory and first run (which compiles); they take
+turns, and of a round the fastest of TURNS runs counts. A time's ratio is to companion's of the same round:
+above 1, companion is faster.
+
+The rows of transformers and PyTorch need the environment of `make test-backends`, KerasHub's on JAX that of
+`make test`. About 6 minutes on two cores, which should have nothing else to do.
 """
 
 import argparse
-import time
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-import keras
-import keras_hub
 import numpy as np
 
-import companion
+TURNS, TOKENS = 3, 128
+PEERS = Path(__file__).parent / "peers"
+TORCH = Path(f"{sys.prefix}-backends") / "bin" / "python"
+OF_TORCH = "transformers", "PyTorch by hand"
+CONTESTANTS = (
+    *("companion", "companion, streaming"),
+    *("KerasHub, TensorFlow", "KerasHub, TensorFlow, XLA", "KerasHub, JAX"),
+    *OF_TORCH,
+)
+SAME = ("companion", "companion, streaming"), OF_TORCH
 
-VOCABULARY, LENGTH, BEGIN, END = 1000, 64, 2, 3
-SIZES = {"model_dim": 128, "num_heads": 4, "hidden_dim": 512, "num_layers": 2}
 
-
-def kerashub_generate(source_tokens):
-    """A function that writes LENGTH tokens with KerasHub's greedy sampler."""
-    backbone = keras_hub.models.BartBackbone(
-        vocabulary_size=VOCABULARY,
-        num_layers=SIZES["num_layers"],
-        num_heads=SIZES["num_heads"],
-        hidden_dim=SIZES["model_dim"],
-        intermediate_dim=SIZES["hidden_dim"],
-        max_sequence_length=LENGTH + 1,
+def race(batch_size, rounds, turns):
+    """What each contestant reports: {name: {"ready": numbers, "rounds": [numbers]}, or {"failed": why}}."""
+    entries = []
+    for name in CONTESTANTS:
+        python = TORCH if name in OF_TORCH else Path(sys.executable)
+        command = [str(python), str(PEERS / "decode.py"), name, str(batch_size), str(turns)]
+        entries += [{"name": name, "command": command}] if python.exists() else []
+    arguments = [sys.executable, str(PEERS / "race.py"), str(rounds)]
+    finished = subprocess.run(
+        arguments, input=json.dumps(entries), stdout=subprocess.PIPE, text=True, check=True
     )
-    model = keras_hub.models.BartSeq2SeqLM(backbone)
-    model.compile(sampler="greedy")
-    target_tokens = np.full((len(source_tokens), LENGTH + 1), [BEGIN] + [0] * LENGTH, "int32")
-    inputs = {
-        "encoder_token_ids": source_tokens,
-        "encoder_padding_mask": np.ones_like(source_tokens),
-        "decoder_token_ids": target_tokens,
-        "decoder_padding_mask": (target_tokens != 0).astype("int32"),
-    }
-    return lambda: model.generate(inputs, stop_token_ids=None)["decoder_token_ids"][:, 1:]
+    return json.loads(finished.stdout)
 
 
-def seconds_each(actions, rounds):
-    """Seconds of each action in each round: {name: (rounds,) array}. They take turns."""
-    seconds = {name: np.zeros(rounds) for name in actions}
-    for i in range(rounds):
-        for name, action in actions.items():
-            started = time.perf_counter()
-            written = action()
-            seconds[name][i] = time.perf_counter() - started
-            assert written.shape[1] == LENGTH, f"{name} stopped early: {written.shape}"
-    return seconds
+def middle(values, form):
+    """The median and, in brackets, the least and the greatest."""
+    return f"{np.median(values):{form}} ({values.min():{form}} to {values.max():{form}})"
 
 
-def measure(batch_size, rounds):
-    """Lines of the table, one for each way to decode."""
-    keras.utils.set_random_seed(0)
-    model = companion.transformer(VOCABULARY, VOCABULARY, max_length=LENGTH, **SIZES)
-    source_tokens = np.random.default_rng(0).integers(4, VOCABULARY, (batch_size, LENGTH), dtype="int32")
-    settings = {"begin_id": BEGIN, "end_id": END, "max_length": LENGTH}
-    actions = {
-        "cached": lambda: companion.generate(model, source_tokens, **settings),
-        "uncached": lambda: companion.generate(model, source_tokens, use_cache=False, **settings),
-        "KerasHub": kerashub_generate(source_tokens),
-    }
-    seconds_each(actions, 1)  # compiles
-    seconds = seconds_each(actions, rounds)
-    for name, values in seconds.items():
-        ratios = values / seconds["cached"]
-        spread = f"({ratios.min():.2f} to {ratios.max():.2f})"
-        yield f"{batch_size:5} {name:>8} {1e3 * np.median(values):7.0f} ms {np.median(ratios):7.2f} {spread}"
+def lines(results, batch_size):
+    """The table, line by line."""
+    yield f"{'':26} {'parameters':>10} {'tokens/s':>24} {'ratio':>22} {'first':>7} {'memory':>10}"
+    measured = {name: result for name, result in results.items() if "rounds" in result}
+    seconds = {name: np.array([x["seconds"] for x in result["rounds"]]) for name, result in measured.items()}
+    for name, result in results.items():
+        if "failed" in result:
+            yield f"{name:26} not measured: {result['failed']}"
+            continue
+        speed = middle(batch_size * TOKENS / seconds[name], ",.0f")
+        ratio = middle(seconds[name] / seconds["companion"], ".2f")
+        first, memory = result["ready"]["first"], result["rounds"][-1]["memory"]
+        line = f"{name:26} {result['ready']['parameters']:10,} {speed:>24} {ratio:>22}"
+        yield f"{line} {first:5.1f} s {memory:6,.0f} MiB"
+
+
+def check(results):
+    """That those with the same weights wrote the same, but where two words were as likely within rounding."""
+    for pair in SAME:
+        if all("ready" in results.get(name, {}) for name in pair):
+            one, other = (np.array(results[name]["ready"]["written"]) for name in pair)
+            assert (one == other).mean() > 0.95, f"{' and '.join(pair)} wrote other tokens"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    rounds = parser.parse_args().rounds
-    print(f"Keras {keras.__version__} on {keras.backend.backend()}, KerasHub {keras_hub.__version__}")
-    print(f"Decoding {LENGTH} tokens, greedy; ratio: to cached, median of {rounds} rounds (min to max)")
-    print("batch decoding       time   ratio")
-    for batch_size in (1, 32):
-        for line in measure(batch_size, rounds):
-            print(line, flush=True)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--quick", action="store_true", help="two rounds of one run: to see that it works")
+    arguments = parser.parse_args()
+    rounds, turns = (2, 1) if arguments.quick else (arguments.rounds, TURNS)
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    if not TORCH.exists():
+        print("PyTorch and transformers are not installed: run make test-backends once.")
+    for batch_size in (1, 8):
+        print(f"\n{batch_size} prompts of 32 tokens, {TOKENS} more", flush=True)
+        results = race(batch_size, rounds, turns)
+        check(results)
+        print("\n".join(lines(results, batch_size)), flush=True)
 
 
 if __name__ == "__main__":

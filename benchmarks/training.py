@@ -1,160 +1,113 @@
-"""One training step of `companion.transformer` beside the same model made of KerasHub's layers.
+"""Training speed of `companion.transformer` and `companion.gpt` beside KerasHub, Keras and PyTorch.
 
-    python benchmarks/training.py [--xla]
+    python benchmarks/training.py [--rounds 7] [--case gpt] [--quick]
 
-Forward, backward and Adam on random tokens, float32. The two models have the same number of parameters and,
-given the same weights, the same outputs; both are checked. KerasHub's blocks hold
-keras.layers.MultiHeadAttention, so that this compares with Keras's own attention too. Models are compiled as
-by default, which on TensorFlow without a GPU is jit_compile=False (the table says so); --xla sets it to True.
+The peers build the same architectures of KerasHub's blocks, of keras.layers.MultiHeadAttention, of PyTorch's
+nn.Transformer and of its scaled_dot_product_attention; peers/train.py holds them. All have as many parameters
+and train on the same batches with the same loss, dropout and optimizer, in float32 where no other type is
+named. Given equal weights, KerasHub's models and ours must compute the same: that is checked first.
 
-The two take turns with a matrix product, step by step: what else the machine does meets all three alike. Of
-a round the fastest step of each counts; its ratio is KerasHub's time to companion's: above 1, companion is
-faster. 2 to 3 minutes on two cores, twice that with --xla.
+Each contestant has a process of its own, for its own peak of memory and first step (which compiles); they
+take turns, and of a round the fastest of STEPS steps counts. A time's ratio is to companion's of the same
+round: above 1, companion is faster. The ceiling is the best rate at which TensorFlow or PyTorch multiplies
+float32 matrices in that round, of 2048 x 2048 or of the width of the model; share is what part of it the
+matrix products of a step, counted by formula, come to. Rows named "products" time these products alone: no
+step can be faster than the sum of its parts.
+
+PyTorch's rows need the environment of `make test-backends`. About 12 minutes on two cores, which should have
+nothing else to do.
 """
 
 import argparse
-import time
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
-import keras
-import keras_hub
 import numpy as np
-from keras import layers
 
-import companion
-
-STEPS = 8  # of each in a round
-VOCABULARY, SQUARE = 1000, 2048
-CASES = (  # width M, length L, batch B, dropout
-    (128, 32, 64, 0.0),
-    (128, 32, 64, 0.1),
-    (256, 64, 32, 0.0),
-    (256, 64, 32, 0.1),
+STEPS = 3  # of each in a round
+PEERS = Path(__file__).parent / "peers"
+TORCH = Path(f"{sys.prefix}-backends") / "bin" / "python"
+CASES = {
+    "seq2seq": ("encoder-decoder, width 256, 4 + 4 layers, length 64, batch 32, 8,000 words", 32 * 64),
+    "gpt": ("decoder, width 256, 6 layers, length 256, batch 16, 8,000 words, tied", 16 * 256),
+}
+CONTESTANTS = (
+    *("companion", "companion, plain loss", "companion, bfloat16", "KerasHub", "Keras"),
+    *("PyTorch", "PyTorch, compiled", "PyTorch, bfloat16"),
 )
-# The weights of our blocks, in KerasHub's order: a norm's two come after those of the layer they precede.
-ENCODER_ORDER = np.r_[2:10, 0:2, 10:16]
-DECODER_ORDER = np.r_[2:10, 0:2, 12:20, 10:12, 22:26, 20:22]
+PRODUCTS = "products, TensorFlow", "products, PyTorch"
 
 
-def kerashub_transformer(vocabulary_size, model_dim, num_heads, hidden_dim, num_layers, dropout):
-    """What `companion.transformer` builds, with its names, of KerasHub's layers."""
-    source_tokens = keras.Input((None,), dtype="int32", name="source_tokens")
-    target_tokens = keras.Input((None,), dtype="int32", name="target_tokens")
-    source_mask, target_mask = source_tokens != 0, target_tokens != 0
-    sizes = {"intermediate_dim": hidden_dim, "num_heads": num_heads, "dropout": dropout}
-    sizes |= {"normalize_first": True, "layer_norm_epsilon": 1e-6}
-
-    def embedded(tokens, name):
-        x = layers.Embedding(vocabulary_size, model_dim, name=name)(tokens) * model_dim**0.5
-        return layers.Dropout(dropout)(x + keras_hub.layers.SinePositionEncoding()(x))
-
-    source = embedded(source_tokens, "source_embedding")
-    for i in range(num_layers):
-        block = keras_hub.layers.TransformerEncoder(**sizes, name=f"encoder_{i}")
-        source = block(source, padding_mask=source_mask)
-    source = layers.LayerNormalization(epsilon=1e-6, name="encoder_norm")(source)
-    target = embedded(target_tokens, "target_embedding")
-    for i in range(num_layers):
-        block = keras_hub.layers.TransformerDecoder(**sizes, name=f"decoder_{i}")
-        target = block(target, source, decoder_padding_mask=target_mask, encoder_padding_mask=source_mask)
-    target = layers.LayerNormalization(epsilon=1e-6, name="decoder_norm")(target)
-    logits = layers.Dense(vocabulary_size, name="logits")(target)
-    return keras.Model({"source_tokens": source_tokens, "target_tokens": target_tokens}, logits)
+def command(name, case, steps):
+    """How to start a contestant, in its environment."""
+    python = TORCH if "PyTorch" in name else sys.executable
+    return [str(python), str(PEERS / "train.py"), name, case, str(steps)]
 
 
-def check_same(ours, theirs, inputs):
-    """Give KerasHub's model our weights: both must then compute the same, except on padding."""
-    for layer in ours.layers:
-        weights = layer.get_weights()
-        if isinstance(layer, companion.EncoderBlock):
-            weights = [weights[i] for i in ENCODER_ORDER]
-        elif isinstance(layer, companion.DecoderBlock):
-            weights = [weights[i] for i in DECODER_ORDER]
-        if weights:
-            peer = theirs.get_layer(layer.name)
-            peer.set_weights([x.reshape(y.shape) for x, y in zip(weights, peer.weights, strict=True)])
-    assert ours.count_params() == theirs.count_params()
-    real = inputs["target_tokens"] != 0
-    logits = [keras.ops.convert_to_numpy(model(inputs))[real] for model in (ours, theirs)]
-    np.testing.assert_allclose(*logits, atol=1e-4)
+def race(case, rounds, steps):
+    """What each contestant reports: {name: {"ready": numbers, "rounds": [numbers]}, or {"failed": why}}."""
+    names = [name for name in (*CONTESTANTS, *PRODUCTS) if TORCH.exists() or "PyTorch" not in name]
+    entries = [{"name": name, "command": command(name, case, steps)} for name in names]
+    arguments = [sys.executable, str(PEERS / "race.py"), str(rounds)]
+    finished = subprocess.run(
+        arguments, input=json.dumps(entries), stdout=subprocess.PIPE, text=True, check=True
+    )
+    return json.loads(finished.stdout)
 
 
-def random_batch(length, batch_size):
-    """Inputs, labels and weights; the second half of each sequence ends in padding of random length."""
-    random = np.random.default_rng(0)
-    tokens = random.integers(1, VOCABULARY, (3, batch_size, length), dtype="int32")
-    real = np.arange(length) < random.integers(length // 2, length + 1, (3, batch_size, 1))
-    source, target, labels = tokens * real
-    return {"source_tokens": source, "target_tokens": target}, labels, (target != 0).astype("float32")
+def column(result, key):
+    """A number of each round: (rounds,) array."""
+    return np.array([turn[key] for turn in result["rounds"]])
 
 
-def step_operations(model_dim, hidden_dim, num_layers, length, batch_size):
-    """Floating-point operations of a step's matrix products: three times those of the forward pass.
-
-    For one source and one target position, with M = model_dim, F = hidden_dim, L = length: in each layer
-    three attentions of 8 M^2 (projections) + 4 L M (scores and sums) and two feed-forward networks of 4 M F;
-    2 M V for the logits, V = VOCABULARY.
-    """
-    layer = 3 * (8 * model_dim**2 + 4 * length * model_dim) + 2 * 4 * model_dim * hidden_dim
-    return 3 * batch_size * length * (num_layers * layer + 2 * model_dim * VOCABULARY)
+def middle(values, form):
+    """The median and, in brackets, the least and the greatest."""
+    return f"{np.median(values):{form}} ({values.min():{form}} to {values.max():{form}})"
 
 
-def seconds_each(actions, rounds):
-    """Seconds of each action in each round, its fastest turn: {name: (rounds,) array}. They take turns."""
-    seconds = {name: np.zeros((rounds, STEPS)) for name in actions}
-    for turn in np.ndindex(rounds, STEPS):
-        for name, action in actions.items():
-            started = time.perf_counter()
-            action()
-            seconds[name][turn] = time.perf_counter() - started
-    return {name: values.min(axis=1) for name, values in seconds.items()}
-
-
-def compiled_pair(sizes, length, jit_compile, inputs):
-    """The two models, equal and ready to train."""
-    keras.utils.set_random_seed(0)
-    ours = companion.transformer(VOCABULARY, VOCABULARY, max_length=length, **sizes)
-    theirs = kerashub_transformer(VOCABULARY, **sizes)
-    check_same(ours, theirs, inputs)
-    for model in (ours, theirs):
-        loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-        model.compile(keras.optimizers.Adam(1e-3), loss, jit_compile=jit_compile)
-    return ours, theirs
-
-
-def measure(model_dim, length, batch_size, dropout, jit_compile, rounds):
-    """One line of the table."""
-    sizes = {"model_dim": model_dim, "num_heads": 4, "hidden_dim": 4 * model_dim, "num_layers": 2}
-    batch = random_batch(length, batch_size)
-    ours, theirs = compiled_pair({**sizes, "dropout": dropout}, length, jit_compile, batch[0])
-    square = keras.random.normal((SQUARE, SQUARE))
-    actions = {
-        "companion": lambda: ours.train_on_batch(*batch),
-        "KerasHub": lambda: theirs.train_on_batch(*batch),
-        "product": lambda: keras.ops.convert_to_numpy(square @ square),
+def lines(results, tokens):
+    """The table, line by line."""
+    products = [results[name] for name in PRODUCTS if "rounds" in results.get(name, {})]
+    rates = {
+        key: np.max([column(result, key) for result in products], axis=0) for key in ("square", "narrow")
     }
-    seconds_each(actions, 1)  # compiles
-    seconds = seconds_each(actions, rounds)
-    line = f"{model_dim:5} {length:6} {batch_size:5} {dropout:7} {ours.jit_compile!s:>5}"
-    line += f" {ours.count_params():10,}"
-    products = step_operations(model_dim, 4 * model_dim, 2, length, batch_size) / (2 * SQUARE**3)
-    for name in ("companion", "KerasHub"):
-        share = np.median(products * seconds["product"] / seconds[name])
-        line += f" {1e3 * np.median(seconds[name]):6.0f} ms {share:5.0%}"
-    ratios = seconds["KerasHub"] / seconds["companion"]
-    return f"{line} {np.median(ratios):7.2f} ({ratios.min():.2f} to {ratios.max():.2f})"
+    ceiling, operations = np.maximum(*rates.values()), products[0]["rounds"][0]["operations"]
+    for key, values in rates.items():
+        yield f"{key} matrix product: {middle(values / 1e9, '.0f')} thousand million operations a second"
+    head = f"{'':24} {'parameters':>11} {'tokens/s':>26} {'ratio':>22} {'share':>6}"
+    yield f"{head} {'first':>7} {'memory':>10} {'loss':>6}"
+    best = column(results["companion"], "seconds")
+    for name, result in results.items():
+        if "failed" in result:
+            yield f"{name:24} not measured: {result['failed']}"
+            continue
+        seconds, ready, last = column(result, "seconds"), result["ready"], result["rounds"][-1]
+        share = np.median(operations / (seconds * ceiling))
+        line = f"{name:24} {ready.get('parameters', 0):11,} {middle(tokens / seconds, ',.0f'):>26}"
+        line += f" {middle(seconds / best, '.2f'):>22} {share:6.0%}"
+        if "loss" in last:
+            line += f" {ready['first']:5.1f} s {last['memory']:6,.0f} MiB {last['loss']:6.3f}"
+        yield line
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--xla", action="store_true", help="compile with XLA")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--case", choices=CASES, action="append", help="only this one")
+    parser.add_argument("--quick", action="store_true", help="two rounds of one step: to see that it runs")
     arguments = parser.parse_args()
-    print(f"Keras {keras.__version__} on {keras.backend.backend()}, KerasHub {keras_hub.__version__}")
-    print("One training step; share: of the float32 operations a second that a large matrix product reaches;")
-    print(f"ratio: KerasHub / companion, median of {arguments.rounds} rounds (min to max)")
-    print("width length batch dropout   XLA parameters companion share  KerasHub share   ratio")
-    for case in CASES:
-        print(measure(*case, True if arguments.xla else "auto", arguments.rounds), flush=True)
+    rounds, steps = (2, 1) if arguments.quick else (arguments.rounds, STEPS)
+    os.environ |= {"KERAS_BACKEND": "tensorflow", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    if not TORCH.exists():
+        print("PyTorch is not installed: run make test-backends once.")
+    for case in arguments.case or CASES:
+        description, tokens = CASES[case]
+        print(f"\n{case}: {description}", flush=True)
+        subprocess.run(command("check", case, steps), stderr=subprocess.DEVNULL, check=True)
+        print("\n".join(lines(race(case, rounds, steps), tokens)), flush=True)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,7 @@ from keras import ops
 from companion.base import check_at_least
 from companion.decoder import DecoderBlock
 from companion.encoder import EncoderBlock
-from companion.heads import before_logits
-from companion.pretraining import Pretrainer, WarmupCosine
+from companion.pretraining import Pretrainer, WarmupCosine, vocabulary_head
 
 
 def freeze(model: keras.Model, names: Sequence[str] = ("*",)) -> keras.Model:
@@ -161,7 +160,7 @@ def fine_tune(
     steps *= epochs
     schedule = WarmupCosine(learning_rate, max(1, steps // 10), max(2, steps))
     optimizer = GroupedAdamW(schedule, rates, weight_decay, global_clipnorm=1.0)
-    if isinstance(model, Pretrainer) or before_logits(model, -1) is not None:
+    if isinstance(model, Pretrainer) or vocabulary_head(model) is not None:
         model = model if isinstance(model, Pretrainer) else Pretrainer(model)
         model.compile(optimizer)
     else:

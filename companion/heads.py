@@ -13,8 +13,8 @@ from companion.attention import padding_mask
 from companion.base import check_at_least, check_shares
 from companion.classifiers import class_probabilities, mean_of_real
 from companion.decoder import DecoderBlock
-from companion.embedding import TokenPositionEmbedding
 from companion.encoder import EncoderBlock
+from companion.pretraining import vocabulary_head
 
 
 def classifier(
@@ -42,7 +42,7 @@ def classifier(
     check_shares(dropout=dropout)
     hidden, mask = _hidden(model), _real_tokens(model, padding_id)
     pooled = [output for output in model.outputs if len(output.shape) == 2]
-    if before_logits(model) is not None:
+    if vocabulary_head(model, 0) is not None:
         mask = _last(mask)
     x = pooled[0] if pooled else mean_of_real(hidden, mask)
     outputs = class_probabilities(x, num_classes, dropout)
@@ -117,18 +117,9 @@ def best_span(start: np.ndarray, end: np.ndarray, max_length: int | None = None)
     return np.stack(np.divmod(scores.reshape(len(scores), -1).argmax(axis=1), length), axis=1)
 
 
-def before_logits(model: keras.Model, output: int = 0):
-    """What the last layer reads: (B, T, M), if this output of the model is logits of tokens; else None."""
-    layer, node, _ = model.outputs[output]._keras_history
-    arguments = layer._inbound_nodes[node].arguments
-    backwards = isinstance(layer, TokenPositionEmbedding) and arguments.kwargs.get("reverse")
-    linear = isinstance(layer, layers.Dense) and layer.activation is keras.activations.linear
-    return arguments.args[0] if backwards or linear else None
-
-
 def _hidden(model):
     """A vector for each token: (B, T, M), of a model that scores tokens what it scores them by."""
-    hidden = model.outputs[0] if before_logits(model) is None else before_logits(model)
+    _, hidden = vocabulary_head(model, 0) or (None, model.outputs[0])
     if "tokens" not in [x.name for x in model.inputs] or len(hidden.shape) != 3:
         raise ValueError(
             "model must read tokens and have a vector for each of them, as bert and gpt; received "

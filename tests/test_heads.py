@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from keras import ops
 
 from companion import bert, gpt, lstm_language_model, t5
-from companion.heads import before_logits, best_span, classifier, span_finder, tagger
+from companion.heads import best_span, classifier, span_finder, tagger
+from companion.pretraining import vocabulary_head
 
 pytestmark = pytest.mark.backend
 TOKENS = np.array([[5, 6, 7, 8, 9, 3], [9, 8, 7, 0, 0, 0], [4, 0, 0, 0, 0, 0]])
@@ -69,7 +70,7 @@ def test_a_classifier_without_a_pooled_vector_reads_the_mean_of_the_real_tokens(
 def test_a_classifier_on_a_causal_model_reads_the_last_real_token(model, randomized):
     model = randomized(model())
     head = classifier(model, 3, padding_id=0)
-    hidden = values(keras.Model(model.inputs, before_logits(model)), TOKENS)
+    hidden = values(keras.Model(model.inputs, vocabulary_head(model, 0)[1]), TOKENS)
     last = hidden[np.arange(3), [5, 2, 0]]
     expected = softmax(dense(head.get_layer("probabilities"), last))
     np.testing.assert_allclose(values(head, TOKENS), expected, atol=1e-6)
@@ -99,7 +100,7 @@ def test_the_real_tokens_are_those_that_the_model_takes_for_real(randomized):
 def test_a_tagger_reads_every_token(randomized):
     for model, inputs in ((small_bert(), (TOKENS, SEGMENTS)), (gpt(12, 16, 8, 2, 16, 1), (TOKENS,))):
         randomized(model)
-        hidden = model.outputs[0] if model.name == "bert" else before_logits(model)
+        hidden = model.outputs[0] if model.name == "bert" else vocabulary_head(model, 0)[1]
         head = tagger(model, 4)
         expected = dense(head.get_layer("probabilities"), values(keras.Model(model.inputs, hidden), *inputs))
         np.testing.assert_allclose(values(head, *inputs), softmax(expected), atol=1e-6)

@@ -20,7 +20,6 @@ LENT = {
     "encoder": {"Block", "activation_named", "gelu_tanh", "normalization"},
     "classifiers": {"class_probabilities", "mean_of_real"},
     "artifact": {"swap"},
-    "heads": {"before_logits"},
     "pretraining": {"vocabulary_head"},
     "pretrained_tokenizer": {"special_ids"},
     "sentencepiece_files": {"read_sentencepiece"},
