@@ -35,7 +35,10 @@ def save_artifact(
         digests = {path.name: _digest(path) for path in sorted(new.iterdir())}
         fields = {"kind": kind, "version": version, "sha256": digests, "config": config}
         fields["seal"] = _seal(fields)
-        (new / CONFIG).write_text(json.dumps(fields, indent=1, ensure_ascii=False), encoding="utf-8")
+        with open(new / CONFIG, "w", encoding="utf-8") as file:
+            json.dump(fields, file, indent=1, ensure_ascii=False)
+            file.flush()
+            os.fsync(file.fileno())  # on disk before the name is
         swap(new, folder, Path(temporary, "old"))
 
 

@@ -19,6 +19,7 @@ from companion.pretraining import (
 pytestmark = pytest.mark.backend
 SIZES = {"model_dim": 8, "num_heads": 2, "hidden_dim": 16, "num_layers": 1, "dropout": 0.0}
 V, T = 30, 8
+ON_JAX = keras.backend.backend() == "jax"
 
 
 def close(actual, expected, tolerance=1e-5):
@@ -204,7 +205,7 @@ def twins(make, randomized):
     return ours, theirs
 
 
-def compiled(model, optimizer=None, xla=keras.backend.backend() == "jax", **settings):
+def compiled(model, optimizer=None, xla=ON_JAX, **settings):
     trainer = Pretrainer(model, **settings)
     trainer.compile(optimizer or keras.optimizers.SGD(0.1), jit_compile=xla)
     return trainer

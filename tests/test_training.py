@@ -242,7 +242,6 @@ def test_a_log_of_numbers_goes_on_with_the_run(tmp_path):
 
 
 def test_tensorboard_gets_the_same_numbers(tmp_path):
-    pytest.importorskip("tensorboard")
     import tensorflow as tf
 
     board = keras.callbacks.TensorBoard(tmp_path)
