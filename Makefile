@@ -58,7 +58,7 @@ format: $(TEST) ## mend the style of code and notebooks
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(BENCH) ## measure what the README quotes, in 20 to 35 minutes (one script: BENCHMARK=training)
+bench: $(BENCH) ## measure against peers, in 30 to 50 minutes (one script: BENCHMARK=training)
 	@for script in benchmarks/$(BENCHMARK)*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 .PHONY: ready
