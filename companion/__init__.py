@@ -14,6 +14,7 @@ from companion.attention import (
     padding_mask,
     scaled_dot_product_attention,
 )
+from companion.base import Dropout
 from companion.classifiers import lstm_classifier, transformer_classifier
 from companion.decoder import DecoderBlock
 from companion.embedding import RelativePositionBias, TokenPositionEmbedding, positional_encoding
@@ -86,6 +87,7 @@ _HOME = {name: module for module, names in _ON_FIRST_USE.items() for name in nam
 
 __all__ = [
     "DecoderBlock",
+    "Dropout",
     "EncoderBlock",
     "FeedForward",
     "GroupedAdamW",

@@ -6,7 +6,7 @@ A mask is boolean, True where a token may be attended to, and is passed as `atte
 import keras
 from keras import ops
 
-from companion.base import Layer, check_heads, check_shares
+from companion.base import Dropout, Layer, check_heads, check_shares
 
 
 def padding_mask(tokens, padding_id: int = 0):
@@ -139,7 +139,7 @@ class MultiHeadAttention(Layer):
         self.key_projection = self._dense(width, use_bias, "key")
         self.value_projection = self._dense(width, use_bias, "value")
         self.output_projection = self._dense(self.model_dim, use_bias, "output")
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy)
 
     def _dense(self, width, use_bias, name, **kwargs):
         return keras.layers.Dense(width, use_bias=use_bias, name=name, dtype=self.dtype_policy, **kwargs)

@@ -1,4 +1,4 @@
-"""What layers, models and classifiers share: NumPy's numbers taken as plain ones, the checks of sizes."""
+"""What layers, models and classifiers share: NumPy's numbers taken plain, dropout, the checks of sizes."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -6,6 +6,7 @@ from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
 
 def plain(value: Any) -> Any:
@@ -27,6 +28,44 @@ class Layer(keras.layers.Layer):
     """A layer that may be made with NumPy's numbers: from its arguments Keras writes down how to load it."""
 
     __new__ = takes_plain_numbers(keras.layers.Layer.__new__)
+
+
+@keras.saving.register_keras_serializable("companion")
+class Dropout(Layer):
+    """Sets each number to zero with probability rate while training, and scales the others to keep the mean.
+
+    Takes less time on a CPU than keras.layers.Dropout, for half its random bits: 16 decide on each number.
+
+    Args:
+        rate: Probability, 0 <= rate < 1, taken to the nearest 1/65,536, but not to 1.
+    Call arguments:
+        inputs: Float, of any shape.
+    Returns:
+        As inputs.
+    Raises:
+        ValueError: rate is outside [0, 1).
+    Source: Srivastava et al. 2014, section 10.
+    """
+
+    def __init__(self, rate, **kwargs):
+        super().__init__(**kwargs)
+        check_shares(rate=rate)
+        self.rate, self.dropped = rate, min(round(2**16 * rate), 2**16 - 1)  # of 65,536
+        if rate:
+            self.seed_generator = keras.random.SeedGenerator()
+        self.built = True
+
+    def call(self, inputs, training=False):
+        if not training or not self.dropped:
+            return inputs
+        size = ops.size(inputs)
+        words = keras.random.randint(((size + 1) // 2,), -(2**31), 2**31 - 1, seed=self.seed_generator)
+        halves = ops.reshape(ops.view(words, "int16"), (-1,))[:size]  # -32,768 to 32,767
+        kept = ops.reshape(halves, ops.shape(inputs)) >= ops.cast(self.dropped - 2**15, "int16")
+        return ops.where(kept, inputs * (2**16 / (2**16 - self.dropped)), ops.cast(0, inputs.dtype))
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
 
 
 def check_at_least(least: int, **numbers: float) -> None:

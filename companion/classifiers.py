@@ -7,7 +7,7 @@ import keras
 from keras import layers, ops
 
 from companion.attention import padding_mask
-from companion.base import check_at_least, check_shares, takes_plain_numbers
+from companion.base import Dropout, check_at_least, check_shares, takes_plain_numbers
 from companion.embedding import TokenPositionEmbedding
 from companion.encoder import EncoderBlock
 
@@ -104,5 +104,5 @@ def mean_of_real(x, mask):
 
 def class_probabilities(x, num_classes: int, dropout: float):
     """The last layers of a classifier: (B, M) float to probabilities (B, C) float32."""
-    x = layers.Dropout(dropout, name="classifier_dropout")(x)
+    x = Dropout(dropout, name="classifier_dropout")(x)
     return layers.Dense(num_classes, activation="softmax", name="probabilities", dtype="float32")(x)

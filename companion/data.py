@@ -145,10 +145,8 @@ def sequence_batches(
             "targets must begin with the begin id and end with the end id; received one of "
             f"{min(map(len, targets))} tokens."
         )
-    _check_lengths(
-        [max(len(source), len(target) - 1) for source, target in zip(sources, targets, strict=True)],
-        boundaries,
-    )
+    lengths = [max(len(source), len(target) - 1) for source, target in zip(sources, targets, strict=True)]
+    _check_lengths(lengths, boundaries)
 
     def shifted(row):
         target = row["target"]
@@ -159,7 +157,8 @@ def sequence_batches(
         return tf.maximum(tf.size(inputs["source_tokens"]), tf.size(labels))
 
     rows = tf.data.Dataset.from_tensor_slices({"source": _ragged(sources), "target": _ragged(targets)})
-    return _bucketed(rows.map(shifted), length, batch_size, boundaries, shuffle, seed, drop_remainder)
+    rows = rows.map(shifted)
+    return _bucketed(rows, length, lengths, batch_size, boundaries, shuffle, seed, drop_remainder)
 
 
 def text_batches(
@@ -191,7 +190,8 @@ def text_batches(
 
     if len(tokens) != len(labels):
         raise ValueError(f"labels must be as many as tokens; received {len(labels)} and {len(tokens)}.")
-    _check_lengths([len(text) for text in tokens], boundaries)
+    lengths = [len(text) for text in tokens]
+    _check_lengths(lengths, boundaries)
 
     def pair(row):  # a row's text is a plain tensor from here on
         return row["text"], row["label"]
@@ -201,10 +201,12 @@ def text_batches(
 
     rows = {"text": _ragged(tokens), "label": np.asarray(labels, np.int32)}
     rows = tf.data.Dataset.from_tensor_slices(rows).map(pair)
-    return _bucketed(rows, length, batch_size, boundaries, shuffle, seed, drop_remainder)
+    return _bucketed(rows, length, lengths, batch_size, boundaries, shuffle, seed, drop_remainder)
 
 
-def _bucketed(rows, length: Callable, batch_size, boundaries, shuffle, seed, drop_remainder):
+def _bucketed(rows, length: Callable, lengths, batch_size, boundaries, shuffle, seed, drop_remainder):
+    import tensorflow as tf
+
     if shuffle:
         rows = rows.shuffle(max(len(rows), 1), seed=seed, reshuffle_each_iteration=True)
     rows = rows.bucket_by_sequence_length(
@@ -214,7 +216,10 @@ def _bucketed(rows, length: Callable, batch_size, boundaries, shuffle, seed, dro
         pad_to_bucket_boundary=True,
         drop_remainder=drop_remainder,
     )
-    return rows.prefetch(2)
+    counts = np.bincount(np.searchsorted(boundaries, lengths))
+    batches = counts // batch_size if drop_remainder else -(-counts // batch_size)
+    # Keras needs the number: else it looks for one more batch, and takes one more step of the optimizer
+    return rows.apply(tf.data.experimental.assert_cardinality(int(batches.sum()))).prefetch(2)
 
 
 def _ragged(sequences: Sequence[Sequence[int]]):

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from companion.base import Layer, check_at_least, check_shares
+from companion.base import Dropout, Layer, check_at_least, check_shares
 
 POSITIONS = ("sinusoidal", "sinusoidal_halves", "learned", "none")
 
@@ -95,7 +95,7 @@ class TokenPositionEmbedding(Layer):
         self.vocabulary_size, self.max_length, self.model_dim = vocabulary_size, max_length, model_dim
         self.positions, self.initial_stddev = positions, initial_stddev
         self.scaled, self.has_output_bias = scaled, output_bias
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy)
         if positions.startswith("sinusoidal"):
             self.sinusoids = positional_encoding(max_length, model_dim, positions == "sinusoidal_halves")
 

@@ -6,7 +6,7 @@ import keras
 from keras import ops
 
 from companion.attention import MultiHeadAttention
-from companion.base import Layer, check_shares, check_width
+from companion.base import Dropout, Layer, check_shares, check_width
 
 
 @keras.saving.register_keras_serializable("companion")
@@ -39,7 +39,7 @@ class FeedForward(Layer):
         self.hidden = dense(int(hidden_dim), activation_named(activation), name="hidden")
         self.gate = dense(int(hidden_dim), name="gate") if gated else None
         self.output_projection = dense(int(model_dim), name="output")
-        self.dropout = keras.layers.Dropout(dropout, dtype=self.dtype_policy)
+        self.dropout = Dropout(dropout, dtype=self.dtype_policy)
 
     def build(self, x_shape):
         self.hidden.build(x_shape)
@@ -87,7 +87,7 @@ class Block(Layer):
         self.make_feed_forward = functools.partial(
             FeedForward, model_dim, hidden_dim, activation, 0.0, gated, use_bias, dtype=policy
         )
-        self.make_dropout = functools.partial(keras.layers.Dropout, dropout, dtype=policy)
+        self.make_dropout = functools.partial(Dropout, dropout, dtype=policy)
 
     def normalized(self, x, norm):
         """What a sublayer reads: x, normalized if the block normalizes first."""

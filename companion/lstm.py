@@ -3,7 +3,7 @@
 import keras
 from keras import layers, ops
 
-from companion.base import check_at_least, check_shares, takes_plain_numbers
+from companion.base import Dropout, check_at_least, check_shares, takes_plain_numbers
 
 
 @takes_plain_numbers
@@ -31,15 +31,13 @@ def lstm_seq2seq(
     source_tokens = keras.Input((None,), dtype="int32", name="source_tokens")
     target_tokens = keras.Input((None,), dtype="int32", name="target_tokens")
     source = layers.Embedding(source_vocabulary_size, model_dim, name="source_embedding")(source_tokens)
-    source = layers.Dropout(dropout)(source)
+    source = Dropout(dropout)(source)
     encoder = layers.LSTM(hidden_dim, return_state=True, name="encoder_lstm")
     _, *state = encoder(source, mask=ops.not_equal(source_tokens, 0))
     target = layers.Embedding(target_vocabulary_size, model_dim, name="target_embedding")(target_tokens)
-    target = layers.Dropout(dropout)(target)
+    target = Dropout(dropout)(target)
     target = layers.LSTM(hidden_dim, return_sequences=True, name="decoder_lstm")(target, initial_state=state)
-    logits = layers.Dense(target_vocabulary_size, name="logits", dtype="float32")(
-        layers.Dropout(dropout)(target)
-    )
+    logits = layers.Dense(target_vocabulary_size, name="logits", dtype="float32")(Dropout(dropout)(target))
     return keras.Model([source_tokens, target_tokens], logits, name="lstm_seq2seq")
 
 
@@ -69,8 +67,8 @@ def lstm_language_model(
     check_shares(dropout=dropout)
     tokens = keras.Input((None,), dtype="int32", name="tokens")
     x = layers.Embedding(vocabulary_size, model_dim, name="embedding")(tokens)
-    x = layers.Dropout(dropout)(x)
+    x = Dropout(dropout)(x)
     for i in range(num_layers):
         x = layers.LSTM(hidden_dim, return_sequences=True, name=f"lstm_{i}")(x)
-    logits = layers.Dense(vocabulary_size, name="logits", dtype="float32")(layers.Dropout(dropout)(x))
+    logits = layers.Dense(vocabulary_size, name="logits", dtype="float32")(Dropout(dropout)(x))
     return keras.Model(tokens, logits, name="lstm_language_model")

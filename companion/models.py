@@ -10,7 +10,7 @@ import keras
 from keras import layers
 
 from companion.attention import padding_mask
-from companion.base import check_at_least, takes_plain_numbers
+from companion.base import Dropout, check_at_least, takes_plain_numbers
 from companion.decoder import DecoderBlock
 from companion.embedding import RelativePositionBias, TokenPositionEmbedding
 from companion.encoder import EncoderBlock, activation_named, normalization
@@ -185,7 +185,7 @@ def bert(
     )
     x = embedding(tokens) + segment_embedding(segments)
     x = layers.LayerNormalization(epsilon=epsilon, name="embedding_norm")(x)
-    x = layers.Dropout(dropout, name="embedding_dropout")(x)
+    x = Dropout(dropout, name="embedding_dropout")(x)
     mask = padding_mask(tokens, padding_id)
     sizes = model_dim, num_heads, hidden_dim, dropout
     variant = {"norm_first": False, "activation": activation, "epsilon": epsilon}

@@ -81,18 +81,17 @@ def _chunk(hidden, table, labels, weights, *bias):
     logits = ops.cast(ops.matmul(hidden, ops.transpose(table)), "float32")
     for one in bias:
         logits = logits + ops.cast(one, "float32")
-    largest = ops.max(logits, axis=-1, keepdims=True)
-    powers = ops.exp(logits - largest)
-    sums = ops.sum(powers, axis=-1, keepdims=True)
+    shares = ops.softmax(logits)  # its largest, 1 / sum of exp(logits - largest), never underflows
+    log_sum = ops.max(logits, axis=-1, keepdims=True) - ops.log(ops.max(shares, axis=-1, keepdims=True))
     at_label = ops.take_along_axis(logits, labels, axis=-1)
-    total = ops.sum(weights * (ops.log(sums) + largest - at_label))
-    # powers / sums minus one-hot; dividing the short side of each product spares a pass over the long one
+    total = ops.sum(weights * (log_sum - at_label))
+    # minus one-hot; weighing the short side of each product spares a pass over the long one
     rows = ops.stack([ops.arange(ops.shape(labels)[0]), labels[:, 0]], axis=1)
-    powers = ops.scatter_update(powers, rows, ops.exp(at_label - largest)[:, 0] - sums[:, 0])
-    powers, share = ops.cast(powers, hidden.dtype), ops.cast(weights / sums, hidden.dtype)
-    transposed = ops.transpose(powers)
-    by_bias = [ops.matmul(transposed, share)[:, 0] for _ in bias]
-    return total, share * ops.matmul(powers, table), ops.matmul(transposed, share * hidden), *by_bias
+    shares = ops.scatter_update(shares, rows, ops.exp(at_label - log_sum)[:, 0] - 1)
+    shares, weights = ops.cast(shares, hidden.dtype), ops.cast(weights, hidden.dtype)
+    transposed = ops.transpose(shares)
+    by_bias = [ops.matmul(transposed, weights)[:, 0] for _ in bias]
+    return total, weights * ops.matmul(shares, table), ops.matmul(transposed, weights * hidden), *by_bias
 
 
 class Pretrainer(keras.Model):

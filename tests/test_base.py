@@ -6,6 +6,7 @@ import pytest
 
 from companion import (
     DecoderBlock,
+    Dropout,
     EncoderBlock,
     FeedForward,
     MultiHeadAttention,
@@ -85,3 +86,51 @@ def test_the_first_number_that_does_not_fit_is_named():
     with pytest.raises(ValueError, match=r"a must be at least 0; received a=nan\."):
         check_at_least(0, a=float("nan"))
     check_shares(a=0, b=0.999)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5, 0.9])
+def test_dropout_drops_its_share_and_keeps_the_mean(rate):
+    x = np.ones((500, 401), "float32")  # odd: the last random word is half used
+    y = keras.ops.convert_to_numpy(Dropout(rate)(x, training=True))
+    dropped = np.mean(y == 0)
+    assert abs(dropped - rate) < 5 * (rate * (1 - rate) / x.size) ** 0.5
+    np.testing.assert_allclose(y[y != 0], 1 / (1 - rate), rtol=1e-4)
+    for axis in (0, 1):  # neither rows nor columns are dropped together
+        shares = np.mean(y == 0, axis=axis)
+        assert np.std(shares) == pytest.approx((rate * (1 - rate) / x.shape[axis]) ** 0.5, rel=0.2)
+
+
+def test_dropout_is_drawn_anew_from_the_seed():
+    x = np.ones((40, 41), "float32")
+
+    def two():
+        keras.utils.set_random_seed(3)
+        layer = Dropout(0.3)
+        return [keras.ops.convert_to_numpy(layer(x, training=True)) for _ in range(2)]
+
+    first, second = two()
+    assert np.any(first != second)
+    np.testing.assert_array_equal([first, second], two())
+
+
+def test_dropout_passes_everything_on_outside_training_and_at_rate_zero():
+    x = np.arange(6, dtype="float32").reshape(2, 3)
+    np.testing.assert_array_equal(Dropout(0.9)(x), x)
+    np.testing.assert_array_equal(Dropout(0.0)(x, training=True), x)
+    assert not Dropout(0.0).variables
+
+
+def test_dropout_next_to_one_still_leaves_something():
+    y = keras.ops.convert_to_numpy(Dropout(1 - 1e-9)(np.ones(2**20, "float32"), training=True))
+    assert set(np.unique(y)) <= {0.0, 2.0**16} and np.mean(y) == pytest.approx(1, abs=1)
+
+
+def test_dropout_in_half_precision_keeps_its_dtype():
+    y = Dropout(0.5, dtype="mixed_bfloat16")(np.ones((8, 8), "float32"), training=True)
+    assert keras.backend.standardize_dtype(y.dtype) == "bfloat16"
+
+
+@pytest.mark.parametrize("rate", [-0.1, 1.0, float("nan")])
+def test_dropout_refuses_rates_that_are_none(rate):
+    with pytest.raises(ValueError, match=r"rate must lie in \[0, 1\); received rate="):
+        Dropout(rate)

@@ -1,5 +1,6 @@
 from collections import Counter
 
+import keras
 import numpy as np
 import pytest
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -66,6 +67,19 @@ def test_dropping_the_remainder_leaves_one_shape_per_boundary(sequences):
     shapes = Counter(labels.shape for _, labels, _ in batches.as_numpy_iterator())
     assert set(shapes) == {(32, 8), (32, 16), (32, 32)}
     assert 500 - 3 * 32 < 32 * sum(shapes.values()) <= 500
+
+
+@pytest.mark.parametrize("drop_remainder", [True, False])
+def test_the_number_of_batches_is_known_and_so_no_optimizer_steps_once_too_often(sequences, drop_remainder):
+    sources, targets = sequences
+    texts = data.text_batches(sources, np.zeros(len(sources)), 32, (8, 16, 32), drop_remainder=drop_remainder)
+    pairs = data.sequence_batches(*sequences, 32, (8, 16, 32), drop_remainder=drop_remainder)
+    for batches in (texts, pairs):
+        assert len(batches) == sum(1 for _ in batches)
+    model = keras.Sequential([keras.layers.Embedding(100, 1), keras.layers.GlobalAveragePooling1D()])
+    model.compile("sgd", "mse")
+    model.fit(texts, epochs=2, verbose=0, shuffle=False)
+    assert model.optimizer.iterations == 2 * len(texts)
 
 
 def test_equal_seeds_give_equal_orders(sequences):
