@@ -59,7 +59,7 @@ class Dropout(Layer):
         if not training or not self.dropped:
             return inputs
         size = ops.size(inputs)
-        words = keras.random.randint(((size + 1) // 2,), -(2**31), 2**31 - 1, seed=self.seed_generator)
+        words = keras.random.randint(((size + 1) // 2, 1), -(2**31), 2**31 - 1, seed=self.seed_generator)
         halves = ops.reshape(ops.view(words, "int16"), (-1,))[:size]  # -32,768 to 32,767
         kept = ops.reshape(halves, ops.shape(inputs)) >= ops.cast(self.dropped - 2**15, "int16")
         return ops.where(kept, inputs * (2**16 / (2**16 - self.dropped)), ops.cast(0, inputs.dtype))

@@ -120,6 +120,14 @@ def test_dropout_passes_everything_on_outside_training_and_at_rate_zero():
     assert not Dropout(0.0).variables
 
 
+def test_dropout_of_batches_of_any_size_and_length():
+    inputs = keras.Input((None, 3))
+    model = keras.Sequential([inputs, Dropout(0.5), keras.layers.Dense(1)])
+    model.compile("sgd", "mse")
+    model.fit(np.ones((5, 7, 3)), np.ones((5, 7, 1)), batch_size=2, verbose=0)  # batches of 2, 2 and 1
+    assert np.all(np.isfinite(model.predict(np.ones((2, 4, 3)), verbose=0)))
+
+
 def test_dropout_next_to_one_still_leaves_something():
     y = keras.ops.convert_to_numpy(Dropout(1 - 1e-9)(np.ones(2**20, "float32"), training=True))
     assert set(np.unique(y)) <= {0.0, 2.0**16} and np.mean(y) == pytest.approx(1, abs=1)
