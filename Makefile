@@ -18,6 +18,9 @@ TEST := $(VENV)/.test-$(call checksum,requirements-test.txt)
 BENCH := $(VENV)/.bench-$(call checksum,requirements-bench.txt)
 BACKENDS := $(VENV)-backends/.torch-$(call checksum,requirements.txt requirements-test.txt)
 
+# Two files of tests at a time.
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 # The tests of the layers; other test files may import what only the book's environment holds.
 BACKEND_TESTS = -m backend $(shell grep -l 'mark\.backend' tests/test_*.py)
 
@@ -44,8 +47,8 @@ chapters: $(BOOK) ## execute the chapters and write their outputs (one: CHAPTER=
 	$(BIN)/python chapters/run.py $(CHAPTER)
 
 test: lint ## lint, then run the tests on TensorFlow and the layers' tests on JAX
-	KERAS_BACKEND=tensorflow $(BIN)/python -m pytest
-	KERAS_BACKEND=jax $(BIN)/python -m pytest $(BACKEND_TESTS)
+	KERAS_BACKEND=tensorflow $(PYTEST)
+	KERAS_BACKEND=jax $(PYTEST) $(BACKEND_TESTS)
 
 test-backends: $(BACKENDS) ## run the layers' tests on PyTorch, and those beside transformers, in an environment of its own
 	KERAS_BACKEND=torch $(VENV)-backends/bin/python -m pytest $(BACKEND_TESTS)

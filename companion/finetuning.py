@@ -135,8 +135,8 @@ def fine_tune(
     Args:
         model: With a head from this module; or one that ends in the logits of tokens (`gpt`, `t5`, `bert`),
             which `Pretrainer` then trains.
-        train: Batches of (inputs, labels) or (inputs, labels, weights): a tf.data.Dataset, or what else `fit`
-            reads and has a len.
+        train: Batches of (inputs, labels) or (inputs, labels, weights), taken as they come: a
+            tf.data.Dataset, or what else `fit` reads and has a len.
         validation: The same, to stop by. Never the test data: what was chosen by it says nothing any more.
         learning_rate: The largest one, > 0.
         epochs: Most passes, >= 1; the learning rate reaches 0 at the end of the last one.
@@ -170,9 +170,8 @@ def fine_tune(
     with warnings.catch_warnings():
         # a head may leave weights of the model unread, such as the biases of its scores
         warnings.filterwarnings("ignore", "Gradients do not exist")
-        fitted = model.fit(
-            train, validation_data=validation, epochs=epochs, callbacks=[best], verbose=verbose
-        )
+        settings = {"epochs": epochs, "callbacks": [best], "verbose": verbose, "shuffle": False}
+        fitted = model.fit(train, validation_data=validation, **settings)
     return fitted.history
 
 

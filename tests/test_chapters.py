@@ -57,10 +57,12 @@ SECTIONS = {
 }
 tidy = runpy.run_path(str(FOLDER / "run.py"))["tidy"]
 PRESENT = sorted({str(int(path.name[:2])) for path in CHAPTERS})
+UNWRITTEN = {"8.2", "8.3", "8.4"}
+WRITTEN = [number for number in SECTIONS if number.partition(".")[0] in PRESENT and number not in UNWRITTEN]
 
 each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 each_solution = pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
-each_section = pytest.mark.parametrize("number", [n for n in SECTIONS if n.partition(".")[0] in PRESENT])
+each_section = pytest.mark.parametrize("number", WRITTEN)
 
 
 @cache
