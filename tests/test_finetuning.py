@@ -264,7 +264,7 @@ def test_a_tagger_learns():
         )
     inputs, labels, weights = tagged(64, seed=2)
     right = predicted(model, inputs).argmax(axis=-1) == labels
-    assert right[weights > 0].mean() > 0.95 and right[weights == 0].mean() < 0.9
+    assert right[weights > 0].mean() > 0.95 and right[weights == 0].mean() < 0.9  # learned, it would be 1
     assert max(history["val_accuracy"]) > 0.95  # padding does not count
 
 
