@@ -7,6 +7,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 UV ?= uv
 IMAGE ?= companion
+JOBS ?= 2
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
@@ -18,8 +19,8 @@ TEST := $(VENV)/.test-$(call checksum,requirements-test.txt)
 BENCH := $(VENV)/.bench-$(call checksum,requirements-bench.txt)
 BACKENDS := $(VENV)-backends/.torch-$(call checksum,requirements.txt requirements-test.txt)
 
-# Two files of tests at a time.
-PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+# Two processes, each with its half of the files; the first to finish takes over from the other.
+PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
 
 # The tests of the layers; other test files may import what only the book's environment holds.
 BACKEND_TESTS = -m backend $(shell grep -l 'mark\.backend' tests/test_*.py)
@@ -43,8 +44,8 @@ setup: $(BOOK) ## install the book's environment into .venv
 lab: $(BOOK) ## open the book in JupyterLab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/chapters $(OFFLINE) $(LAB)
 
-chapters: $(BOOK) ## execute the chapters and write their outputs (one: CHAPTER=05)
-	$(BIN)/python chapters/run.py $(CHAPTER)
+chapters: $(BOOK) ## execute the chapters, two at a time, and write their outputs (one: CHAPTER=05)
+	$(BIN)/python chapters/run.py --jobs $(JOBS) $(CHAPTER)
 
 test: lint ## lint, then run the tests on TensorFlow and the layers' tests on JAX
 	KERAS_BACKEND=tensorflow $(PYTEST)

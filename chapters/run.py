@@ -1,11 +1,13 @@
 """Execute the chapters in order, each in a fresh kernel, and write their outputs back.
 
 python chapters/run.py              all chapters
+python chapters/run.py --jobs 2     the same, two at a time
 python chapters/run.py 05           the chapters whose name begins with 05
 python chapters/run.py solutions    the solutions of the exercises
 """
 
 import argparse
+import asyncio
 import os
 import re
 import sys
@@ -42,20 +44,22 @@ class ThisPython(AsyncKernelManager):
 class Progress:
     """Prints the cell at work on a terminal, and each cell that took seconds anywhere."""
 
-    def __init__(self, num_cells: int):
+    def __init__(self, name: str, num_cells: int):
+        self.name = name
         self.num_cells = num_cells
         self.index = 0
 
     def start(self, cell, cell_index):
         self.index, self.began = cell_index, time.monotonic()
         if sys.stdout.isatty():
-            say(f"cell {cell_index + 1} of {self.num_cells}", end="\r")
+            say(f"{self.name}, cell {cell_index + 1} of {self.num_cells}", end="\r")
 
     def finish(self, cell, cell_index, **reply):
         seconds = time.monotonic() - self.began
         if seconds >= 2:
             first_line = cell.source.strip().partition("\n")[0]
-            say(f"cell {cell_index + 1} of {self.num_cells} {seconds:6.1f} s  {first_line[:60]}")
+            where = f"{self.name}, cell {cell_index + 1:2d} of {self.num_cells}"
+            say(f"{where} {seconds:6.1f} s  {first_line[:50]}")
 
 
 def say(text: str, end: str = "\n") -> None:
@@ -135,10 +139,10 @@ def write(notebook: nbformat.NotebookNode, path: Path) -> None:
     os.replace(temporary, path)
 
 
-def execute(path: Path, timeout: int, keep: bool) -> str | None:
+async def execute(path: Path, timeout: int, keep: bool) -> str | None:
     """Run one notebook from a fresh kernel in its own folder; return what went wrong, if anything did."""
     notebook = nbformat.read(path, as_version=4)
-    progress = Progress(len(notebook.cells))
+    progress = Progress(path.stem, len(notebook.cells))
     client = NotebookClient(
         notebook,
         kernel_manager_class=ThisPython,
@@ -150,7 +154,7 @@ def execute(path: Path, timeout: int, keep: bool) -> str | None:
     )
     with tempfile.TemporaryFile("w+", errors="replace") as log:
         try:
-            client.execute(cwd=str(path.parent), stderr=log)
+            await client.async_execute(cwd=str(path.parent), stderr=log)
         except (CellExecutionError, CellTimeoutError, DeadKernelError) as error:
             where = f"{path.relative_to(HERE)}, cell {progress.index + 1} of {progress.num_cells}"
             return f"{where}\n\n{reason(error, notebook.cells[progress.index].source, log)}"
@@ -167,19 +171,26 @@ def reason(error: Exception, source: str, log: IO[str]) -> str:
     return str(error) if sys.stdout.isatty() else COLOR.sub("", str(error))
 
 
-def run(paths: list[Path], timeout: int, keep: bool) -> int:
-    """Execute the notebooks until one fails; return the exit status."""
+async def run(paths: list[Path], jobs: int, timeout: int, keep: bool) -> int:
+    """Execute the notebooks, some at a time; begin no other once one has failed. Returns the exit status."""
     start = time.monotonic()
-    for number, path in enumerate(paths, start=1):
-        began = time.monotonic()
-        print(f"[{number}/{len(paths)}] {path.relative_to(HERE)}", flush=True)
-        problem = execute(path, timeout, keep)
-        say(f"{'failed' if problem else 'done'} after {minutes(began)}")
-        if problem:
-            print(f"\n{problem}\n\n{number - 1} passed, 1 failed, {len(paths) - number} not run")
-            return 1
-    print(f"all in {minutes(start)}\n{len(paths)} passed, 0 failed")
-    return 0
+    waiting, passed, problems = iter(enumerate(paths, start=1)), [], []
+
+    async def work():
+        while not problems and (turn := next(waiting, None)):
+            number, path = turn
+            began = time.monotonic()
+            print(f"[{number}/{len(paths)}] {path.relative_to(HERE)}", flush=True)
+            problem = await execute(path, timeout, keep)
+            (problems.append(problem) if problem else passed.append(path))
+            say(f"{path.stem} {'failed' if problem else 'done'} after {minutes(began)}")
+
+    await asyncio.gather(*[work() for _ in range(jobs)])
+    for problem in problems:
+        print(f"\n{problem}\n")
+    left = len(paths) - len(passed) - len(problems)
+    print(f"{len(passed)} passed, {len(problems)} failed, {left} not run, in {minutes(start)}")
+    return 1 if problems else 0
 
 
 def main() -> int:
@@ -187,9 +198,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=raw)
     parser.add_argument("prefix", nargs="*", help="beginning of a notebook's path below chapters/")
     parser.add_argument("--timeout", type=int, default=900, help="seconds for a cell (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time (default: %(default)s)")
     parser.add_argument("--check", action="store_true", help="execute only, write nothing")
     arguments = parser.parse_args()
     paths = find(arguments.prefix)
+    if arguments.jobs < 1:
+        parser.error(f"--jobs must be 1 or more; received {arguments.jobs}")
     if not paths:
         names = "".join(f"\n  {path.relative_to(HERE)}" for path in find([""]))
         parser.error(f"no notebook begins with {' or '.join(arguments.prefix)!r}; there are:{names}")
@@ -197,7 +211,7 @@ def main() -> int:
     os.environ.setdefault("KERAS_BACKEND", "tensorflow")
     with tempfile.TemporaryDirectory() as profile:
         os.environ["IPYTHONDIR"] = profile  # the reader's own start-up files stay out of the book
-        return run(paths, arguments.timeout, not arguments.check)
+        return asyncio.run(run(paths, arguments.jobs, arguments.timeout, not arguments.check))
 
 
 if __name__ == "__main__":

@@ -79,7 +79,7 @@ def test_written_outputs_hold_nothing_that_changes_from_run_to_run(executed):
     book = executed[0]
     first = (book / "01_one.ipynb").read_text(encoding="utf-8")
     status, printed = execute(book, "01")
-    assert status == 0 and printed.endswith("1 passed, 0 failed\n")
+    assert status == 0 and "1 passed, 0 failed, 0 not run" in printed
     assert (book / "01_one.ipynb").read_text(encoding="utf-8") == first
     notebook = nbformat.reads(first, 4)
     nbformat.validate(notebook)
@@ -111,6 +111,21 @@ def test_check_writes_nothing(book):
     assert execute(book, "--check", "solutions")[0] == 0
     assert (book / "solutions" / "01_one.ipynb").read_bytes() == before
     assert not list(book.rglob("*.tmp"))
+
+
+def test_chapters_run_two_at_a_time_and_the_first_error_lets_none_begin(tmp_path):
+    """Each of the first two waits until the other has begun; then one fails."""
+    shutil.copy(ROOT / "chapters" / "run.py", tmp_path)
+    for own, other, end in (("04", "05", ""), ("05", "04", "1 / 0"), ("06", "04", "")):
+        meet = f"import pathlib, time\npathlib.Path('{own}').touch()\n"
+        meet += f"while not pathlib.Path('{other}').exists(): time.sleep(0.1)\n"
+        late = "time.sleep(3)" if own == "04" else end
+        nbformat.write(new_notebook(cells=[new_code_cell(meet + late)]), tmp_path / f"{own}_meet.ipynb")
+    command = [sys.executable, tmp_path / "run.py", "--jobs", "2", "--timeout", "60"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 1 and not (tmp_path / "06").exists(), done.stdout
+    assert "05_meet.ipynb, cell 1 of 1" in done.stdout and "1 passed, 1 failed, 1 not run" in done.stdout
+    assert nbformat.read(tmp_path / "04_meet.ipynb", 4).cells[0].execution_count == 1
 
 
 def test_a_cell_that_hangs_is_given_up(book):
