@@ -15,6 +15,7 @@ from companion.attention import (
     scaled_dot_product_attention,
 )
 from companion.base import Dropout
+from companion.captioning import ImageCells, caption_batches, captioner
 from companion.classifiers import lstm_classifier, transformer_classifier
 from companion.decoder import DecoderBlock
 from companion.embedding import RelativePositionBias, TokenPositionEmbedding, positional_encoding
@@ -35,6 +36,7 @@ from companion.lora import (
 from companion.lstm import lstm_language_model, lstm_seq2seq
 from companion.models import bert, gpt, t5, transformer
 from companion.pretraining import Pretrainer, WarmupCosine, WarmupInverseSqrt, chunked_cross_entropy
+from companion.retrieval import WeightedMean, hit_rate, in_batch_loss, mean_reciprocal_rank, ndcg
 
 __version__ = "0.1.0"
 
@@ -52,6 +54,12 @@ _ON_FIRST_USE = {
     "colors default_values docstrings eliza import_baskets see_also topics",
     "parallel": "Name Pair interface_strings language_names translation_pairs",
     "data": "Example library_classification sequence_batches text_batches",
+    "written": "Opinion read_sentiment",
+    "stories": "Question Story answer_f1 answer_match read_stories",
+    "conversations": "Dialogue Preference Turn read_dialogues read_preferences",
+    "careful_sets": "Clause Entity Exercise Message read_clauses read_exercises read_messages read_notes",
+    "grammar": "Construction Grammar grammar_pairs read_grammar",
+    "ngrams": "KneserNey",
     "subwords": "Subwords character_ngrams",
     "vector_streams": "",
     "fasttext_files": "",
@@ -82,6 +90,14 @@ _ON_FIRST_USE = {
     "pretrained": "load_pretrained save_pretrained",
     "labeled": "",
     "classification": "TextClassifier",
+    "abstention": "RiskCoverage SelectiveAccuracy risk_coverage selective_accuracy threshold_for",
+    "text_quality": "distinct_n repetition_rate rouge",
+    "scenes": "Scene Thing attribute_accuracy color_shape_pairs draw_scenes",
+    "melody": "Melody Tune artificial_tune read_melodies synthesize to_wav",
+    "dialogue": "Assistant Passage Reply docstring_passages eliza_reply reply_passages threshold_at "
+    "weights_hash",
+    "recommendation": "ContentSimilarity ItemKNN NextItem Popularity basket_matrix basket_model "
+    "held_out_ranks leave_one_out recommend text_towers",
 }
 _HOME = {name: module for module, names in _ON_FIRST_USE.items() for name in names.split()}
 
@@ -91,6 +107,7 @@ __all__ = [
     "EncoderBlock",
     "FeedForward",
     "GroupedAdamW",
+    "ImageCells",
     "LoRADecoderBlock",
     "LoRADense",
     "LoRAEncoderBlock",
@@ -100,11 +117,14 @@ __all__ = [
     "TokenPositionEmbedding",
     "WarmupCosine",
     "WarmupInverseSqrt",
+    "WeightedMean",
     "add_lora",
     "attention_distribution",
     "attention_weights",
     "bert",
     "best_span",
+    "caption_batches",
+    "captioner",
     "causal_mask",
     "chunked_cross_entropy",
     "classifier",
@@ -112,12 +132,16 @@ __all__ = [
     "freeze",
     "generate",
     "gpt",
+    "hit_rate",
+    "in_batch_loss",
     "layer_decay",
     "load_trainable",
     "lstm_classifier",
     "lstm_language_model",
     "lstm_seq2seq",
+    "mean_reciprocal_rank",
     "merge_lora",
+    "ndcg",
     "padding_mask",
     "positional_encoding",
     "save_trainable",

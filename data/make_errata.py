@@ -9,10 +9,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TITLES = {
+    "01": "1 背景介绍 · Background",
     "02": "2 核心概念与联系 · Core concepts",
     "03": "3 核心算法原理 · Algorithms",
     "04": "4 数学模型 · Mathematics",
     "05": "5 项目实践 · Project",
+    "06": "6 实际应用场景 · Applications",
+    "07": "7 工具和资源推荐 · Tools and resources",
+    "08": "8 总结 · Summary",
+    "09": "9 附录 · Appendix",
 }
 HEAD = """# Errata of the article
 

@@ -22,6 +22,7 @@ ORDER = (
     *("base", "cache"),
     *("tokenizer", "text"),
     *("splits", "prose", "download", "sources", "library", "parallel", "data"),
+    *("written", "stories", "conversations", "careful_sets", "grammar", "ngrams"),
     *(
         "subwords",
         "vector_streams",
@@ -39,10 +40,13 @@ ORDER = (
     *("weight_maps", "checkpoint_families", "checkpoint_configs", "pretrained"),
     *("evaluation", "visualization", "flowchart"),
     *("labeled", "classification"),
+    *("abstention", "text_quality", "retrieval", "scenes", "captioning", "melody", "dialogue"),
+    *("recommendation",),
     *("__init__", "__main__"),
 )
 LAYERS = {"embedding", "attention", "encoder", "decoder", "classifiers", "lstm", "models", "inspection"}
 LAYERS |= {"pretraining", "heads", "lora", "finetuning", "decoding", "search", "prompts", "generation"}
+LAYERS |= {"retrieval", "captioning"}
 ALONE = {"evaluation", "visualization"}
 BACKENDS = {"tensorflow", "jax", "torch"}
 MODULES = sorted((ROOT / "companion").glob("*.py"))

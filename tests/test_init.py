@@ -24,6 +24,18 @@ LENT = {
     "pretrained_tokenizer": {"special_ids"},
     "sentencepiece_files": {"read_sentencepiece"},
     "visualization": {"confusion_matrix"},  # draws what that of evaluation counts
+    "written": {"table_rows"},
+    "stories": {"answer_units", "sentences"},
+    "conversations": {"exchanges"},
+    "careful_sets": {"Note"},  # one of `melody` is called the same
+    "text_quality": {"tokens"},
+    "retrieval": {"fuse", "ranks_of", "search"},
+    "scenes": {"chinese_caption", "english_caption", "render"},
+    "captioning": {"repaint"},
+    "melody": {"Note", "read_note", "write_note", "encode", "decode", "transposed"}
+    | {"moves", "longest_copied"},
+    "dialogue": {"features", "language_of"},
+    "recommendation": {"Recommender"},
 }
 LENDERS = {"base", "prose", "sources", "labeled"}
 # `WordVectors` and the functions that train them are the way to what these do.
