@@ -209,18 +209,16 @@ def longest_copied(notes: Sequence[Note], melodies: Iterable[Sequence[Note]]) ->
     Returns:
         0 to len(notes); 1 if no move from a note to the next is found there.
     """
-    wanted, others, length = moves(notes), [moves(melody) for melody in melodies], 0
-    while length < len(wanted):  # is there a run that is a move longer?
-        runs = {tuple(wanted[i : i + length + 1]) for i in range(len(wanted) - length)}
-        others = [other for other in others if _runs(other, length + 1) & runs]
-        if not others:
-            break
-        length += 1
+    signs: dict[tuple, str] = {}  # one character for each move, so that a melody is a string
+
+    def spelled(melody):
+        return "".join(signs.setdefault(move, chr(len(signs) + 1)) for move in moves(melody))
+
+    text, wanted, length = "\0".join(map(spelled, melodies)), spelled(notes), 0
+    for start in range(len(wanted)):
+        while start + length < len(wanted) and wanted[start : start + length + 1] in text:
+            length += 1
     return min(length + 1, len(notes))
-
-
-def _runs(items, length):
-    return {tuple(items[i : i + length]) for i in range(len(items) - length + 1)}
 
 
 def synthesize(notes: Iterable[Note], tempo: float = 120, rate: int = 11_025) -> np.ndarray:
