@@ -86,7 +86,7 @@ def portable(text: str) -> str:
         for name in (folder, folder.replace(str(Path.home()), "~")):
             text = text.replace(name + os.sep, "")
     text = re.sub(rf"{re.escape(tempfile.gettempdir())}[/\\]tmp\w+", "<temporary>", text)
-    return re.sub(r"[^\s\"']*ipykernel_\d+[/\\]\d+\.py", "<cell>", text)
+    return re.sub(r"(?<![^\s\"'])[^\s\"']*ipykernel_\d+[/\\]\d+\.py", "<cell>", text)
 
 
 def as_shown(text: str) -> str:
