@@ -98,6 +98,8 @@ _ON_FIRST_USE = {
     "weights_hash",
     "recommendation": "ContentSimilarity ItemKNN NextItem Popularity basket_matrix basket_model "
     "held_out_ranks leave_one_out recommend text_towers",
+    "entities": "Marked known_names marked_sentences span_f1 train_tagger",
+    "bibliography": "read_bibliography",
 }
 _HOME = {name: module for module, names in _ON_FIRST_USE.items() for name in names.split()}
 

@@ -23,7 +23,7 @@ LABEL = "CODE"
 MARK = re.compile(r"(?<![\w`:])(`{1,2})([A-Za-z_][\w.]*(?:\(\))?)\1(?![\w`_])")
 LISTED = re.compile(r"^\w+:| : |\w: [A-Z]")  # parameters and their descriptions, "Returns: A list"
 SENTENCE_END = re.compile(r"(?<=[.!?]) +(?=[A-Z`])")
-SIZES = {"width": 64, "depth": 2}  # spaCy's own are 96 and 4, and twice as slow
+SIZES = {"width": 64, "depth": 2}  # spaCy's own are 96 and 4, and slower
 
 
 class Marked(NamedTuple):
@@ -109,8 +109,8 @@ def train_tagger(
         A spaCy pipeline: `tag` reads with it.
     Raises:
         ValueError: a number below 1, or no sentence is left.
-    Source: the transition system of Lample et al. 2016, section 3, as spaCy has it (Honnibal et al. 2020),
-    over hashed features of words (prefix, suffix, shape).
+    Source: chunking by transitions, as in Lample et al. 2016, section 3. Differs: features and network are
+    spaCy's (hashed words, first letter, last three, shape; a convolution over neighbors).
     """
     import spacy
     from spacy.training import Example
@@ -147,7 +147,7 @@ def span_f1(expected: Sequence[Sequence[Span]], predicted: Sequence[Sequence[Spa
         float in [0, 1]; 1 if there is nothing to find and nothing was found.
     Raises:
         ValueError: The two differ in number.
-    Source: Tjong Kim Sang and De Meulder 2003, section 2.3 (the CoNLL score). Differs: one kind of name.
+    Source: Tjong Kim Sang and De Meulder 2003, section 2 (the CoNLL score). Differs: one kind of name.
     """
     if len(expected) != len(predicted):
         counts = f"{len(expected)} and {len(predicted)}"

@@ -198,13 +198,13 @@ def test_a_missing_file_is_reported(tmp_path):
         read_bibliography(tmp_path / "none.bib")
 
 
-def test_the_works_are_about_fifty_each_with_a_place_to_find_it(works):
-    assert 50 <= len(works) <= 80
+def test_the_works_are_a_few_dozen_each_with_a_place_to_find_it(works):
+    assert 50 <= len(works) <= 100
     for entry in works.values():
         fields = entry.fields
         assert entry.identifier or "institution" in fields or {"journal", "volume", "pages"} <= set(fields)
     without = [key for key, entry in works.items() if not entry.identifier]
-    assert len(without) <= 3, without
+    assert len(without) <= 4, without
 
 
 def test_no_work_stands_twice(works):

@@ -36,6 +36,8 @@ LENT = {
     | {"moves", "longest_copied"},
     "dialogue": {"features", "language_of"},
     "recommendation": {"Recommender"},
+    "entities": {"look_up", "tag"},
+    "bibliography": {"Entry", "is_isbn"},
 }
 LENDERS = {"base", "prose", "sources", "labeled"}
 # `WordVectors` and the functions that train them are the way to what these do.
