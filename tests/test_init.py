@@ -31,7 +31,6 @@ LENT = {
     "text_quality": {"tokens"},
     "retrieval": {"fuse", "ranks_of", "search"},
     "scenes": {"chinese_caption", "english_caption", "render"},
-    "captioning": {"repaint"},
     "melody": {"Note", "read_note", "write_note", "encode", "decode", "transposed"}
     | {"moves", "longest_copied"},
     "dialogue": {"features", "language_of"},
