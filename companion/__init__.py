@@ -100,6 +100,7 @@ _ON_FIRST_USE = {
     "held_out_ranks leave_one_out recommend text_towers",
     "entities": "Marked known_names marked_sentences span_f1 train_tagger",
     "bibliography": "read_bibliography",
+    "compute": "batch_flops gpt_parameters pf_days training_days training_flops",
 }
 _HOME = {name: module for module, names in _ON_FIRST_USE.items() for name in names.split()}
 

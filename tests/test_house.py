@@ -41,7 +41,7 @@ ORDER = (
     *("evaluation", "visualization", "flowchart"),
     *("labeled", "classification"),
     *("abstention", "text_quality", "retrieval", "scenes", "captioning", "melody", "dialogue"),
-    *("recommendation", "entities", "bibliography"),
+    *("recommendation", "entities", "bibliography", "compute"),
     *("__init__", "__main__"),
 )
 LAYERS = {"embedding", "attention", "encoder", "decoder", "classifiers", "lstm", "models", "inspection"}

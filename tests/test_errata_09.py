@@ -1,0 +1,70 @@
+"""Section 9 of the article: each test proves one erratum of data/errata/09.json."""
+
+import keras
+import numpy as np
+import pytest
+
+from companion.compute import pf_days, training_days, training_flops
+from companion.splits import near_duplicates
+
+
+def test_e40_gpt_3_takes_a_month_or_centuries():
+    """The same operations, on two kinds of hardware: neither is days to weeks, and both are right."""
+    flops = training_flops(174.6e9, 300e9)
+    assert flops == pytest.approx(3.14e23, rel=2e-3) and pf_days(flops) == pytest.approx(3640, rel=2e-3)
+    recomputed = training_flops(175e9, 300e9, recompute=True)
+    assert training_days(recomputed, devices=1024, flops_per_second=140e12) == pytest.approx(33.9, abs=0.05)
+    assert training_days(flops, devices=1, flops_per_second=28e12) / 365.25 == pytest.approx(355, abs=1)
+
+
+@pytest.mark.parametrize(("weights", "chips"), [(110e6, 16), (340e6, 64)], ids=["base", "large"])
+def test_e41_four_days_of_bert_are_months_on_one_chip(weights, chips):
+    flops = training_flops(weights, tokens=1e6 * 256 * (0.9 * 128 + 0.1 * 512))
+    speed = flops / (chips * 4 * 86_400)
+    assert 3.5e12 < speed < 5.5e12
+    assert training_days(flops, chips, speed) == pytest.approx(4)
+    assert training_days(flops, 1, speed) == pytest.approx(4 * chips) and 4 * chips > 60
+
+
+def test_e42_float16_alone_loses_gradients_and_steps():
+    small = np.float32([1e-8, -2e-8, 1e-3])  # the smallest number above 0 that float16 has is 6e-8
+    assert list(small.astype("float16") == 0) == [True, True, False]
+    scaled = (small * 2**15).astype("float16").astype("float32") / 2**15
+    np.testing.assert_allclose(scaled, small, rtol=1e-3)
+    weight = {kind: np.array(1, kind) for kind in ("float16", "float32")}
+    for kind in weight:
+        for _ in range(100):
+            weight[kind] = (weight[kind] - np.array(1e-4, kind)).astype(kind)
+    assert weight["float16"] == 1 and weight["float32"] == pytest.approx(0.99, rel=1e-5)
+
+
+def test_e42_keras_keeps_float32_weights_and_scales_the_loss():
+    """One step whose gradients float16 cannot hold: taken with a scaled loss, lost without."""
+    moved = {}
+    for scaled in (True, False):
+        layer = keras.layers.Dense(1, use_bias=False, kernel_initializer="ones", dtype="mixed_float16")
+        model = keras.Sequential([keras.Input([1]), layer], name="scaled")
+        assert (layer.compute_dtype, layer.variable_dtype) == ("float16", "float32")
+        model.compile(keras.optimizers.SGD(1e6), _tiny_loss, auto_scale_loss=False, jit_compile=False)
+        if scaled:
+            optimizer = keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(1e6), initial_scale=2**15)
+            model.compile(optimizer, _tiny_loss, auto_scale_loss=False, jit_compile=False)
+        model.fit(np.ones((4, 1), "float32"), np.zeros((4, 1), "float32"), batch_size=4, verbose=0)
+        moved[scaled] = 1 - float(np.squeeze(model.get_weights()[0]))
+    assert moved[False] == 0 and moved[True] == pytest.approx(1e-8 * 1e6, rel=0.01)
+
+
+def _tiny_loss(expected, predicted):
+    return 1e-8 * keras.ops.cast(predicted[:, 0], "float32")
+
+
+def test_e42_cleaning_saves_what_it_removes():
+    """A copy removed is a text less to compute; an error put right is not."""
+    words = ["amber", "birch", "cedar", "delta", "ember"]
+    texts = [f"the {word} stands in {word}ton, as every {word}er knows" for word in words]
+    first = near_duplicates([*texts, *(f"{text}!" for text in texts)])
+    kept = [index for index, group in enumerate(first) if group == index]
+    assert kept == [0, 1, 2, 3, 4]
+    assert training_flops(1e6, len(kept)) == training_flops(1e6, len(first)) / 2
+    put_right = [text.replace("stands", "lies") for text in texts]
+    assert sum(len(text.split()) for text in put_right) == sum(len(text.split()) for text in texts)
