@@ -100,6 +100,13 @@ _ON_FIRST_USE = {
     "held_out_ranks leave_one_out recommend text_towers",
     "entities": "Marked known_names marked_sentences span_f1 train_tagger",
     "bibliography": "read_bibliography",
+    "preference": "dpo_loss reinforce reinforce_loss sequence_log_probability",
+    "federated": "ServerState Update federated_round local_client",
+    "privacy": "PrivateTrainer clip_per_example exposure per_example_gradients privacy_budget "
+    "renyi_divergence",
+    "attribution": "attention_rollout gradient_times_input integrated_gradients occlusion",
+    "fairness": "CounterfactualGap counterfactual_gap",
+    "model_card": "",
     "compute": "batch_flops gpt_parameters pf_days training_days training_flops",
 }
 _HOME = {name: module for module, names in _ON_FIRST_USE.items() for name in names.split()}

@@ -19,8 +19,9 @@ class ImageCells(Layer):
     """A picture as vectors of its cells, 8 × 8 pixels each, and what is learned about each cell's place.
 
     Two streams know different things. Outlines: three convolutions read how far each pixel is from the
-    picture's mean color, whatever its color. Colors: the mean color of a cell, in which what is far from the
-    picture's mean counts most; it has no outline. So a shape looks the same in all colors.
+    picture's mean color, not in which direction. Colors: the mean color of a cell, in which what is far from
+    the picture's mean counts most, wherever in the cell it is. So, up to how strongly it stands out, a shape
+    looks the same in all colors.
 
     Args:
         height, width: Pixels, multiples of 8.
@@ -89,7 +90,8 @@ class ImageCells(Layer):
             x = convolution(x)
         streams = [ops.reshape(x, (-1, self.cells, self.model_dim))]
         if self.separate:
-            mean = ops.average_pool(colors * contrast, STRIDE) / (ops.average_pool(contrast, STRIDE) + 1e-4)
+            weight = contrast + 1e-4  # an even cell has a mean too
+            mean = ops.average_pool(colors * weight, STRIDE) / ops.average_pool(weight, STRIDE)
             streams.append(self.color(ops.reshape(mean, (-1, self.cells, CHANNELS))))
         streams = [norm(stream) for norm, stream in zip(self.norms, streams, strict=True)]
         return ops.concatenate(streams, axis=1) + self.place_table

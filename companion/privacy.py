@@ -89,7 +89,7 @@ class PrivateTrainer:
 
         check_at_least(1, chunk_size=chunk_size)
         self.model, self.loss, self.chunk_size = model, loss, chunk_size
-        self._chunk_sum = tf.function(self._sum_of_clipped, jit_compile=False)
+        self._chunk_sum = tf.function(self._sum_of_clipped, autograph=False, jit_compile=False)
 
     def gradient(
         self,
@@ -119,7 +119,7 @@ class PrivateTrainer:
             parts = [part[start : start + self.chunk_size] for part in (inputs, targets)]
             real = np.arange(self.chunk_size) < len(parts[0])  # chunks of one size compile once
             rows = np.where(real, np.arange(self.chunk_size), 0)
-            found = self._chunk_sum(*(part[rows] for part in parts), real, np.float32(clip_norm))
+            found = self._chunk_sum(*(part[rows] for part in parts), real, np.array(clip_norm, "float32"))
             sums = [total + np.asarray(one) for total, one in zip(sums, found, strict=True)]
         if noise_multiplier:
             stddev = noise_multiplier * clip_norm

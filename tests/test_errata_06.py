@@ -1,16 +1,20 @@
 """Section 6 of the article: each test proves one erratum of data/errata/06.json."""
 
 import re
+from collections import Counter
 from pathlib import Path
 
 import keras
 import numpy as np
 
-from companion import SubwordTokenizer, gpt
+from companion import SubwordTokenizer, WordTokenizer, generate, gpt
+from companion.captioning import captioner
 from companion.conversations import Turn, read_dialogues
 from companion.dialogue import Assistant, eliza_reply, reply_passages, weights_hash
+from companion.evaluation import exact_match
 from companion.library import eliza
 from companion.melody import Note, encode, transposed, write_note
+from companion.scenes import color_shape_pairs, draw_scenes
 from companion.stories import answer_match, read_stories, sentences
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -58,6 +62,22 @@ def test_e30_who_always_answers_is_wrong_where_there_is_no_answer():
     refused = like < np.median(like)
     assert answer_match(gold[empty].tolist(), np.where(refused, "", said)[empty].tolist()) > 0.4
     assert refused[empty].mean() > refused[~empty].mean() + 0.1
+
+
+def test_e31_a_model_of_text_gives_all_pictures_one_caption():
+    """A decoder of words alone has no input for a picture, so its likeliest caption is the same for all."""
+    scenes = draw_scenes(500, color_shape_pairs()["train"], seed=1)
+    captions = [scene.english for scene in scenes]
+    tokenizer, sizes = WordTokenizer.train(captions), {"model_dim": 16, "num_heads": 2, "hidden_dim": 32}
+    text_only = gpt(tokenizer.vocabulary_size, 12, **sizes, num_layers=1)
+    assert [x.name for x in text_only.inputs] == ["tokens"]  # there is no way in for a picture
+    written = tokenizer.decode_batch(generate(text_only, [[]] * 500, max_length=11, tokenizer=tokenizer))
+    best = Counter(captions).most_common(1)[0][1] / 500
+    assert len(set(written)) == 1 and exact_match(captions, written) <= best < 0.03
+    model = captioner(tokenizer.vocabulary_size, 12, **sizes, num_layers=1)
+    pixels = np.stack([scene.image.ravel() for scene in scenes[:2]]).astype("int32")
+    one, other = np.asarray(model([pixels, np.full((2, 1), tokenizer.begin_id)]))
+    assert np.abs(one - other).max() > 1e-3
 
 
 def test_e31_music_has_tokens_of_its_own():

@@ -42,11 +42,12 @@ ORDER = (
     *("labeled", "classification"),
     *("abstention", "text_quality", "retrieval", "scenes", "captioning", "melody", "dialogue"),
     *("recommendation", "entities", "bibliography", "compute"),
+    *("preference", "federated", "privacy", "attribution", "fairness", "model_card"),
     *("__init__", "__main__"),
 )
 LAYERS = {"embedding", "attention", "encoder", "decoder", "classifiers", "lstm", "models", "inspection"}
 LAYERS |= {"pretraining", "heads", "lora", "finetuning", "decoding", "search", "prompts", "generation"}
-LAYERS |= {"retrieval", "captioning"}
+LAYERS |= {"retrieval", "captioning", "preference", "attribution"}
 ALONE = {"evaluation", "visualization"}
 BACKENDS = {"tensorflow", "jax", "torch"}
 MODULES = sorted((ROOT / "companion").glob("*.py"))

@@ -36,6 +36,12 @@ LENT = {
     "dialogue": {"features", "language_of"},
     "recommendation": {"Recommender"},
     "entities": {"look_up", "tag"},
+    "preference": {"Step", "advantages", "answer_batch", "sample_answers", "scorer"},
+    "federated": {"average"},
+    "privacy": {"cross_entropy"},  # per example; that of evaluation is a mean
+    "attribution": {"rollout"},
+    "fairness": {"augmented", "swap_words"},
+    "model_card": {"Measurement", "missing_sections", "model_card"},  # called like its module
     "bibliography": {"Entry", "is_isbn"},
 }
 LENDERS = {"base", "prose", "sources", "labeled"}

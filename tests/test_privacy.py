@@ -1,4 +1,4 @@
-"""Private training: each example's gradient, the noise, the budget spent, and what a model tells of secrets."""
+"""Private training: each example's gradient, the noise, the budget spent, what a model tells of secrets."""
 
 import math
 
@@ -62,7 +62,6 @@ def test_gradients_of_examples_are_those_of_batches_of_one(data):
     )
 
 
-@pytest.mark.backend
 def test_long_gradients_are_shortened_to_the_norm_and_short_ones_stay(rng):
     gradients = [rng.normal(size=shape).astype("float32") for shape in ((6, 4, 2), (6, 3))]
     gradients = [one * np.array([0.01, 0.1, 1, 1, 5, 50], "f4")[(...,) + (None,) * (one.ndim - 1)]
