@@ -20,7 +20,10 @@ BENCH := $(VENV)/.bench-$(call checksum,requirements-bench.txt)
 BACKENDS := $(VENV)-backends/.torch-$(call checksum,requirements.txt requirements-test.txt)
 
 # Two processes, each with its half of the files; the first to finish takes over from the other.
-PYTEST = $(BIN)/python -m pytest --numprocesses 2 --dist worksteal
+PYTEST = -m pytest --numprocesses 2 --dist worksteal
+
+# JAX compiles each operation anew for each shape; most of them run once.
+QUICK = --xla_backend_optimization_level=0
 
 # The tests of the layers; other test files may import what only the book's environment holds.
 BACKEND_TESTS = -m backend $(shell grep -l 'mark\.backend' tests/test_*.py)
@@ -48,11 +51,11 @@ chapters: $(BOOK) ## execute the chapters, two at a time, and write their output
 	$(BIN)/python chapters/run.py --jobs $(JOBS) $(CHAPTER)
 
 test: lint ## lint, then run the tests on TensorFlow and the layers' tests on JAX
-	KERAS_BACKEND=tensorflow $(PYTEST)
-	KERAS_BACKEND=jax $(PYTEST) $(BACKEND_TESTS)
+	KERAS_BACKEND=tensorflow $(BIN)/python $(PYTEST)
+	KERAS_BACKEND=jax XLA_FLAGS=$(QUICK) $(BIN)/python $(PYTEST) $(BACKEND_TESTS)
 
 test-backends: $(BACKENDS) ## run the layers' tests on PyTorch, and those beside transformers, in an environment of its own
-	KERAS_BACKEND=torch $(VENV)-backends/bin/python -m pytest $(BACKEND_TESTS)
+	KERAS_BACKEND=torch $(VENV)-backends/bin/python $(PYTEST) $(BACKEND_TESTS)
 
 lint: $(TEST) ## check the style of code and notebooks
 	$(BIN)/ruff check
