@@ -91,10 +91,14 @@ class ImageCells(Layer):
         streams = [ops.reshape(x, (-1, self.cells, self.model_dim))]
         if self.separate:
             weight = contrast + 1e-4  # an even cell has a mean too
-            mean = ops.average_pool(colors * weight, STRIDE) / ops.average_pool(weight, STRIDE)
-            streams.append(self.color(ops.reshape(mean, (-1, self.cells, CHANNELS))))
+            streams.append(self.color(self._in_cells(colors * weight) / self._in_cells(weight)))
         streams = [norm(stream) for norm, stream in zip(self.norms, streams, strict=True)]
         return ops.concatenate(streams, axis=1) + self.place_table
+
+    def _in_cells(self, x):
+        """(B, height, width, C) to the mean of each cell's pixels: (B, cells, C)."""
+        x = ops.reshape(x, (-1, self.height // STRIDE, STRIDE, self.width // STRIDE, STRIDE, x.shape[-1]))
+        return ops.reshape(ops.mean(x, axis=(2, 4)), (-1, self.cells, x.shape[-1]))
 
     def _check_length(self, pixels):
         if pixels.shape[1] not in (None, self.max_length):
