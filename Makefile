@@ -55,7 +55,7 @@ test: lint ## lint, then run the tests on TensorFlow and the layers' tests on JA
 	KERAS_BACKEND=jax XLA_FLAGS=$(QUICK) $(BIN)/python $(PYTEST) $(BACKEND_TESTS)
 
 test-backends: $(BACKENDS) ## run the layers' tests on PyTorch, and those beside transformers, in an environment of its own
-	KERAS_BACKEND=torch $(VENV)-backends/bin/python $(PYTEST) $(BACKEND_TESTS)
+	KERAS_BACKEND=torch $(VENV)-backends/bin/python -m pytest $(BACKEND_TESTS)
 
 lint: $(TEST) ## check the style of code and notebooks
 	$(BIN)/ruff check

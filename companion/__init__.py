@@ -107,6 +107,7 @@ _ON_FIRST_USE = {
     "attribution": "attention_rollout gradient_times_input integrated_gradients occlusion",
     "fairness": "CounterfactualGap counterfactual_gap",
     "model_card": "",
+    "scaling": "PowerLaw fit_power_law power_law_interval",
     "compute": "batch_flops gpt_parameters pf_days training_days training_flops",
 }
 _HOME = {name: module for module, names in _ON_FIRST_USE.items() for name in names.split()}

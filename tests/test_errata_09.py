@@ -3,8 +3,10 @@
 import keras
 import numpy as np
 import pytest
+from sklearn.metrics import roc_auc_score
 
 from companion.compute import pf_days, training_days, training_flops
+from companion.ngrams import KneserNey
 from companion.splits import near_duplicates
 
 
@@ -68,3 +70,31 @@ def test_e42_cleaning_saves_what_it_removes():
     assert training_flops(1e6, len(kept)) == training_flops(1e6, len(first)) / 2
     put_right = [text.replace("stands", "lies") for text in texts]
     assert sum(len(text.split()) for text in put_right) == sum(len(text.split()) for text in texts)
+
+
+def test_e43_fluency_does_not_tell_true_from_false():
+    """In a world where the evens are good: what decides lies beyond the judge's context."""
+    good, bad, end, size = 200, 201, 202, 210
+
+    def sentence(number, lie=False):
+        return [number, *range(203, 210), good if (number % 2 == 0) != lie else bad]
+
+    pairs = np.random.default_rng(43).permutation(100)
+    read, new = ([n for k in half for n in (2 * k, 2 * k + 1)] for half in (pairs[:50], pairs[50:]))
+    judge = KneserNey.train([[*sentence(number), end] for number in read], size, order=3)
+    rows = [sentence(number, lie) for lie in (False, True) for number in new]
+    losses = [round(loss.mean(), 9) for loss in judge.log_probability(rows)]
+    assert roc_auc_score(np.repeat([True, False], len(new)), losses) == 0.5
+    known = {tuple(sentence(number)) for number in read}
+    assert not known & set(map(tuple, rows))  # no check of copies and repetition objects either
+    assert all(len(set(row)) == len(row) for row in rows)
+    one_sided = KneserNey.train([[*sentence(number), end] for number in read[::2]], size, order=3)
+    assert np.std([loss.mean() for loss in one_sided.log_probability(rows)]) > 1e-3  # the score can differ
+
+
+def test_e43_no_temperature_makes_a_false_sentence_impossible():
+    shares = KneserNey.train([[0, 1, 2, 0, 1, 3, 0, 1, 2]], 5, order=3).distribution([0, 1])
+    assert shares[2] > shares[3] > shares[4] > 0  # said twice, once, never: truth plays no part
+    for tau in (0.5, 1, 2):
+        powers = shares ** (1 / tau)
+        assert (powers / powers.sum()).min() > 0

@@ -41,7 +41,7 @@ ORDER = (
     *("evaluation", "visualization", "flowchart"),
     *("labeled", "classification"),
     *("abstention", "text_quality", "retrieval", "scenes", "captioning", "melody", "dialogue"),
-    *("recommendation", "entities", "bibliography", "compute"),
+    *("recommendation", "entities", "bibliography", "compute", "scaling"),
     *("preference", "federated", "privacy", "attribution", "fairness", "model_card"),
     *("__init__", "__main__"),
 )
