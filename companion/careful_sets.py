@@ -1,11 +1,9 @@
 """Sets written for uses that need care: messages to a shop, exercises, clinical notes, clauses."""
 
-import json
 import os
-from pathlib import Path
 from typing import NamedTuple
 
-from companion.written import table_rows
+from companion.written import json_rows, table_rows
 
 IDENTIFIERS = ("NAME", "DATE", "PLACE", "PHONE", "ID")  # say who it is: to be removed
 CLINICAL = ("DRUG", "DOSE", "FREQUENCY", "CONDITION")  # say what it is
@@ -102,17 +100,17 @@ def read_notes(path: str | os.PathLike) -> list[Note]:
     Args:
         path: UTF-8 lines {"id", "text", "entities": [{"label", "text", "start"}]}.
     Raises:
-        ValueError: An entity is not in its note at its start, or two of them overlap or are out of order.
+        ValueError: A line is no such object; an entity is not in its note at its start, or two of them
+            overlap or are out of order. The message names the line.
     """
     notes = []
-    for line in Path(path).read_text(encoding="utf-8").splitlines():
-        record = json.loads(line)
+    for place, record in json_rows(path, Note._fields):
         entities = tuple(Entity(**entity) for entity in record["entities"])
         free = 0
         for entity in entities:
             if entity.start < free or record["text"][entity.start : entity.end] != entity.text:
                 raise ValueError(
-                    f"{Path(path).name}: each entity must stand in its note where it says, after the one "
+                    f"{place}: each entity must stand in its note where it says, after the one "
                     f"before; received {entity} in {record['id']}."
                 )
             free = entity.end

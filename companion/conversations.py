@@ -1,10 +1,9 @@
 """Dialogues and preferences: what people and an assistant say to each other, and which answer is better."""
 
-import json
 import os
-from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import NamedTuple
+
+from companion.written import json_rows
 
 SPEAKERS = ("user", "assistant")
 REASONS = ("concise", "honest", "polite", "grounded", "complete")
@@ -47,7 +46,7 @@ def read_dialogues(path: str | os.PathLike) -> list[Dialogue]:
         ValueError: A line is no such dialogue; the message names it.
     """
     dialogues = []
-    for place, row in _objects(path, Dialogue._fields):
+    for place, row in json_rows(path, Dialogue._fields):
         turns = tuple(Turn(turn.get("speaker"), turn.get("text")) for turn in row["turns"])
         expected = [SPEAKERS[i % 2] for i in range(len(turns))]
         if len(turns) < 2 or [turn.speaker for turn in turns] != expected:
@@ -69,7 +68,7 @@ def read_preferences(path: str | os.PathLike) -> list[Preference]:
         ValueError: A line is no such pair; the message names it.
     """
     preferences = []
-    for place, row in _objects(path, Preference._fields):
+    for place, row in json_rows(path, Preference._fields):
         preference = Preference(*(row[name] for name in Preference._fields))
         if preference.reason not in REASONS:
             raise ValueError(f"{place}: one of {', '.join(REASONS)} expected; found {preference.reason!r}.")
@@ -81,16 +80,3 @@ def exchanges(dialogue: Dialogue) -> list[tuple[tuple[Turn, ...], str]]:
     """Each reply of the assistant with all that was said before it: (history, reply)."""
     turns = dialogue.turns
     return [(turns[:i], turn.text) for i, turn in enumerate(turns) if turn.speaker == "assistant"]
-
-
-def _objects(path: str | os.PathLike, fields: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    """Yields place and object of each line of a JSON-lines file; each object has the fields."""
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1):
-        place = f"{path}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"{place}: a JSON object expected; found {line[:40]!r}.") from error
-        if not isinstance(row, dict) or not set(fields) <= set(row):
-            raise ValueError(f"{place}: an object with {', '.join(fields)} expected; found {line[:40]!r}.")
-        yield place, row

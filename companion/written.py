@@ -1,5 +1,6 @@
 """The sets that were written for this book, read from its folder data/."""
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -75,3 +76,20 @@ def table_rows(
             yield number, fields
     if len(lines) == 1:
         raise ValueError(f"{path}: lines below the names expected; found none.")
+
+
+def json_rows(path: str | os.PathLike, fields: Sequence[str]) -> Iterator[tuple[str, dict]]:
+    """Yields the place ("file, line 3") and the object of each line of a file; each object has the fields.
+
+    Raises:
+        ValueError: A line is no JSON object, or lacks a field.
+    """
+    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1):
+        place = f"{path}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{place}: a JSON object expected; found {line[:40]!r}.") from error
+        if not isinstance(row, dict) or not set(fields) <= set(row):
+            raise ValueError(f"{place}: an object with {', '.join(fields)} expected; found {line[:40]!r}.")
+        yield place, row

@@ -182,7 +182,14 @@ def test_a_misplaced_entity_is_refused(tmp_path, starts):
     entities = [{"label": "NAME", "text": "Ann", "start": starts[0]}]
     entities += [{"label": "DRUG", "text": "nn a" if starts[1] else "Ann", "start": starts[1]}]
     path.write_text(json.dumps({"id": "n1", "text": "Ann ate", "entities": entities}), encoding="utf-8")
-    with pytest.raises(ValueError, match=r"some.jsonl: each entity must stand in its note .* in n1"):
+    with pytest.raises(ValueError, match=r"some.jsonl, line 1: each entity must stand in its note .* in n1"):
+        read_notes(path)
+
+
+def test_a_line_that_is_no_note_is_named(tmp_path):
+    path = tmp_path / "some.jsonl"
+    path.write_text('{"id": "n1", "text": "Ann ate", "entities": []}\n{"id": "n2"}', encoding="utf-8")
+    with pytest.raises(ValueError, match="line 2: an object with id, text, entities expected"):
         read_notes(path)
 
 

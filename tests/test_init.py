@@ -24,7 +24,7 @@ LENT = {
     "pretrained_tokenizer": {"special_ids"},
     "sentencepiece_files": {"read_sentencepiece"},
     "visualization": {"confusion_matrix"},  # draws what that of evaluation counts
-    "written": {"table_rows"},
+    "written": {"json_rows", "table_rows"},
     "stories": {"answer_units", "sentences"},
     "conversations": {"exchanges"},
     "careful_sets": {"Note"},  # one of `melody` is called the same
