@@ -4,7 +4,10 @@ import os
 
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import importlib.util
 import math
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -189,3 +192,41 @@ def _decoder_block(block, target, source=None, mask=True, source_mask=None, bias
     if block.cross_attention:
         target = _residual(block, block.source_attention_norm, target, attend_to_source)
     return _residual(block, block.feed_forward_norm, target, lambda x: _feed_forward(block.feed_forward, x))
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    """A headless Chromium, the one of the system; skips where there is none, unless COMPANION_BROWSER=required."""
+    required = os.environ.get("COMPANION_BROWSER") == "required"
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if not required and (path is None or importlib.util.find_spec("playwright") is None):
+        pytest.skip("no Chromium or no Playwright: apt install chromium, pip install playwright")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def browser_page(chromium):
+    """A fresh page that reaches this machine only; a request to another, or an error in the page, fails the test."""
+    context = chromium.new_context(viewport={"width": 1280, "height": 900})
+    page = context.new_page()
+    page.problems = []
+    local = re.compile(r"(file|data|blob|about):|(https?|wss?)://127\.0\.0\.1[:/]")
+
+    def only_local(route):
+        if local.match(route.request.url):
+            return route.continue_()
+        page.problems.append(f"request to {route.request.url}")
+        return route.abort()
+
+    context.route("**/*", only_local)
+    page.on("pageerror", lambda error: page.problems.append(f"error in the page: {error}"))
+    page.on("console", lambda line: line.type == "error" and page.problems.append(f"console: {line.text}"))
+    yield page
+    problems = list(page.problems)
+    context.close()
+    assert not problems, "\n".join(problems)

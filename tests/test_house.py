@@ -141,7 +141,7 @@ def test_layers_need_keras_and_numpy_only(name):
 
 @each_module
 def test_what_a_module_imports_is_declared(path):
-    wanted = [*PROJECT["dependencies"], *EXTRAS["tools"]]
+    wanted = [*PROJECT["dependencies"], *EXTRAS["tools"], *EXTRAS["serve"]]
     declared = {canonicalize_name(Requirement(line).name) for line in wanted}
     for name in others(path) - BACKENDS:
         owners = {canonicalize_name(owner) for owner in provided().get(name, [])}
@@ -251,6 +251,7 @@ def test_notebooks_import_no_other_room(path):
     [
         ("requirements.txt", PROJECT["dependencies"]),
         ("requirements.txt", EXTRAS["tools"]),
+        ("requirements.txt", EXTRAS["serve"]),
         ("requirements.txt", EXTRAS["book"]),
         ("requirements-test.txt", EXTRAS["test"]),
         ("requirements-bench.txt", EXTRAS["bench"]),
