@@ -5,7 +5,8 @@ RUN apt-get update \
     && apt-get install --yes --no-install-recommends fonts-wqy-microhei make \
     && rm -rf /var/lib/apt/lists/* \
     && useradd --create-home --uid 1000 reader \
-    && install --directory --owner reader --group reader /home/reader/companion /opt/venv
+    && install --directory --owner reader --group reader \
+        /home/reader/companion /home/reader/.cache /home/reader/.cache/companion /opt/venv
 
 USER reader
 WORKDIR /home/reader/companion
@@ -23,7 +24,7 @@ RUN python -m venv $VENV \
 COPY --chown=reader:reader . .
 RUN make ready && python -c "import matplotlib.font_manager"
 
-EXPOSE 8888
+EXPOSE 8888 8000
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:8888/api', timeout=4)"]
 CMD ["make", "lab", "LAB=--ip=0.0.0.0 --no-browser --ServerApp.port_retries=0"]

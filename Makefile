@@ -37,7 +37,7 @@ export TF_CPP_MIN_LOG_LEVEL ?= 2
 export KERAS_BACKEND ?= tensorflow
 
 .DEFAULT_GOAL := help
-.PHONY: help setup lab chapters test test-backends lint format bench lock image
+.PHONY: help setup lab models serve chapters test test-backends lint format bench lock image
 
 help: ## list the targets
 	@sed -nE 's/^([a-z-]+):[^#]*## (.*)/  make \1|\2/p' Makefile | awk -F'|' '{printf "%-22s %s\n", $$1, $$2}'
@@ -46,6 +46,12 @@ setup: $(BOOK) ## install the book's environment into .venv
 
 lab: $(BOOK) ## open the book in JupyterLab
 	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/chapters $(OFFLINE) $(LAB)
+
+models: $(BOOK) ## execute the chapters whose models the page serves
+	$(BIN)/python chapters/run.py --check --jobs $(JOBS) 02_1 03_2 03_4 05_2
+
+serve: $(BOOK) ## open the page that tries these models (SERVE="--port 8001")
+	$(BIN)/companion serve $(SERVE)
 
 chapters: $(BOOK) ## execute the chapters, two at a time, and write their outputs (one: CHAPTER=05)
 	$(BIN)/python chapters/run.py --jobs $(JOBS) $(CHAPTER)

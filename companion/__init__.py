@@ -23,7 +23,7 @@ from companion.encoder import EncoderBlock, FeedForward
 from companion.finetuning import GroupedAdamW, fine_tune, freeze, layer_decay, trainable_parameters
 from companion.generation import generate, stream
 from companion.heads import best_span, classifier, span_finder, tagger
-from companion.inspection import attention_weights
+from companion.inspection import attention_weights, logit_lens, stacked_weights
 from companion.lora import (
     LoRADecoderBlock,
     LoRADense,
@@ -74,8 +74,11 @@ _ON_FIRST_USE = {
     "word_vectors": "fasttext glove word2vec",
     "evaluation": "accuracy bleu chrf confidence_interval confusion_matrix cross_entropy exact_match "
     "macro_f1 perplexity perplexity_from_loss",
+    "drawing": "",
     "visualization": "attention_heatmap chinese_font font_families head_grid positional_encoding_map "
     "set_style training_curves vector_map",
+    "token_maps": "attribution_map logit_lens_map",
+    "explorer": "AttentionExplorer attention_explorer",
     "flowchart": "Edge Flowchart Node dead_ends draw_flowchart parse_flowchart",
     "artifact": "load_artifact save_artifact",
     "objectives": "mask_tokens masked_per_row restore_spans span_corruption span_counts",
@@ -89,6 +92,7 @@ _ON_FIRST_USE = {
     "checkpoint_configs": "",
     "pretrained": "load_pretrained save_pretrained",
     "labeled": "",
+    "rounds": "",
     "classification": "TextClassifier",
     "abstention": "RiskCoverage SelectiveAccuracy risk_coverage selective_accuracy threshold_for",
     "text_quality": "distinct_n repetition_rate rouge",
@@ -109,6 +113,17 @@ _ON_FIRST_USE = {
     "model_card": "",
     "scaling": "PowerLaw fit_power_law power_law_interval",
     "compute": "batch_flops gpt_parameters pf_days training_days training_flops",
+    "saved_model": "",
+    "applications": "TextGenerator Translator find_applications load_application models_folder",
+    "own_data": "",
+    "batching": "",
+    "guard": "",
+    "service": "",
+    "endpoints": "",
+    "serving": "create_app",
+    "training_command": "",
+    "commands": "",
+    "doctor": "",
 }
 _HOME = {name: module for module, names in _ON_FIRST_USE.items() for name in names.split()}
 
@@ -147,6 +162,7 @@ __all__ = [
     "in_batch_loss",
     "layer_decay",
     "load_trainable",
+    "logit_lens",
     "lstm_classifier",
     "lstm_language_model",
     "lstm_seq2seq",
@@ -158,6 +174,7 @@ __all__ = [
     "save_trainable",
     "scaled_dot_product_attention",
     "span_finder",
+    "stacked_weights",
     "stream",
     "t5",
     "tagger",

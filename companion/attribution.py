@@ -1,7 +1,8 @@
 """Which tokens a classifier's answer rests on (article section 8.3).
 
 Int tokens in, one float per token out, 0 at padding: (B, T). The model is one of ours that gives a number per
-class: `transformer_classifier`, `lstm_classifier`, `classifier(bert(...), ...)`.
+class: `transformer_classifier`, `lstm_classifier`, `classifier(bert(...), ...)`. `attribution_map` of
+`token_maps` draws several methods side by side.
 """
 
 from collections.abc import Sequence

@@ -22,10 +22,12 @@ from companion.labeled import (
     class_numbers,
     class_weights,
 )
+from companion.rounds import Rounds, fingerprint
 from companion.text import WordTokenizer, load_tokenizer
 
 BUILDERS = {"lstm": lstm_classifier, "transformer": transformer_classifier}
 KIND, VERSION = "companion.TextClassifier", 1  # of the saved folder
+STATE = "threshold", "classes", "history"  # what `fit` finds, besides tokenizer and model
 BATCH = 32  # texts scored at a time, always as many: one compiled shape
 
 
@@ -67,9 +69,8 @@ class TextClassifier:
         WordTokenizer((), language)  # a wrong language shows here
         if not 0 < threshold < 1:
             raise ValueError(f"threshold must lie between 0 and 1; received threshold={threshold}.")
-        self.architecture, self.sizes = architecture, sizes
+        self.architecture, self.language, self.seed, self.sizes = architecture, language, seed, sizes
         self.vocabulary_size, self.min_count, self.max_length = vocabulary_size, min_count, max_length
-        self.language, self.seed = language, seed
         self.initial_threshold = self.threshold = threshold
         self.classes, self.history, self.tokenizer, self.model = [], {}, None, None
 
@@ -88,6 +89,7 @@ class TextClassifier:
         patience: int = 3,
         tune_threshold: bool = False,
         progress: bool = True,
+        checkpoint: str | os.PathLike | None = None,
     ) -> "TextClassifier":
         """Trains until the loss on the validation texts stops falling, and keeps the best weights.
 
@@ -100,23 +102,25 @@ class TextClassifier:
             balance: Count every class alike in the loss, however many texts it has.
             word_dropout: Share of the words read as unknown in training, in [0, 1).
             label_smoothing: Share of each target spread over all classes, in [0, 1).
-            learning_rate: Of Adam.
-            batch_size, epochs: Texts per step; most passes over them; each >= 1.
+            learning_rate, batch_size, epochs: Of Adam; texts per step, >= 1; most passes over them, >= 1.
             patience: Passes without a smaller validation loss before stopping, >= 0.
             tune_threshold: Of two classes, set `threshold` where macro-F1 on the validation texts is best.
             progress: Print a line per epoch.
+            checkpoint: Folder for the state after each epoch, from which the same call goes on, as `Rounds`.
         Returns:
             The classifier itself. If anything fails it stays as it was.
         Raises:
             TypeError: A text is no string; a label is neither string nor integer; validation_data is no pair.
-            ValueError: Only one class, an empty text, lengths that differ, a label of validation_data that
-                labels lack, an argument out of range.
+            ValueError: One class, an empty text, other lengths, a label that only validation_data has, an
+                argument out of range, a checkpoint of another training.
         """
         check_shares(word_dropout=word_dropout, label_smoothing=label_smoothing)
         check_at_least(1, batch_size=batch_size, epochs=epochs)
         check_at_least(0, patience=patience)
         sides = checked_sides(texts, labels, validation_data, validation_fraction, self.seed)
         train, held_out, classes = sides
+        settings = balance, word_dropout, label_smoothing, learning_rate, batch_size, patience
+        key = fingerprint(sides, self._arguments(), settings)
         if tune_threshold and len(classes) != 2:
             raise ValueError(f"tune_threshold needs two classes; received {len(classes)}.")
         keras.utils.set_random_seed(self.seed)
@@ -124,11 +128,11 @@ class TextClassifier:
         fitted.classes, fitted.threshold = classes, self.initial_threshold
         fitted._build(train[0], learning_rate, label_smoothing)
         batches = fitted._batches(*train, balance, word_dropout, batch_size)
-        stopping = keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)
-        callbacks = [stopping, Progress()] if progress else [stopping]
-        validation = fitted._arrays(*held_out)
-        fitted.model.fit(batches, validation_data=validation, epochs=epochs, verbose=0, callbacks=callbacks)
-        fitted.history = fitted.model.history.history
+        rounds = Rounds(batches, patience, checkpoint, key)
+        how = {"initial_epoch": rounds.resume(fitted.model), "epochs": epochs, "verbose": 0}
+        how["callbacks"] = [rounds, Progress()] if progress else [rounds]
+        fitted.model.fit(batches, validation_data=fitted._arrays(*held_out), **how)
+        fitted.history = rounds.history
         if tune_threshold:
             fitted._tune_threshold(*held_out)
         vars(self).update(vars(fitted))
@@ -167,13 +171,11 @@ class TextClassifier:
         return self.decide(self.predict_proba(texts), abstain_below)
 
     def decide(self, probabilities: np.ndarray, abstain_below: float = 0.0) -> list:
-        """The labels that `predict` answers where `predict_proba` gives these probabilities.
+        """The N labels, or None, that `predict` answers where `predict_proba` gives these probabilities.
 
         Args:
             probabilities: (N, C) floats.
             abstain_below: As `predict`.
-        Returns:
-            List of N: labels, or None.
         """
         if not 0 <= abstain_below <= 1:
             raise ValueError(f"abstain_below must lie in [0, 1]; received abstain_below={abstain_below}.")
@@ -214,14 +216,7 @@ class TextClassifier:
             RuntimeError: Nothing is trained yet.
         """
         self._check_trained()
-        names = [name for name in inspect.signature(type(self)).parameters if name != "sizes"]
-        arguments = {name: getattr(self, name) for name in names} | self.sizes
-        config = {
-            "arguments": arguments | {"threshold": self.initial_threshold},
-            "threshold": self.threshold,
-            "classes": self.classes,
-            "history": {name: [float(x) for x in values] for name, values in self.history.items()},
-        }
+        config = {name: getattr(self, name) for name in STATE} | {"arguments": self._arguments()}
         save_artifact(folder, KIND, VERSION, config, self._write)
 
     @classmethod
@@ -236,11 +231,16 @@ class TextClassifier:
         """
         config = load_artifact(folder, KIND, VERSION)
         classifier = cls(**config["arguments"])
-        for name in ("classes", "history", "threshold"):
+        for name in STATE:
             setattr(classifier, name, config[name])
         classifier.tokenizer = load_tokenizer(Path(folder, "tokenizer.json"))
         classifier.model = keras.saving.load_model(Path(folder, "model.keras"), compile=False)
         return classifier
+
+    def _arguments(self):
+        names = [name for name in inspect.signature(type(self)).parameters if name != "sizes"]
+        arguments = {name: getattr(self, name) for name in names}
+        return arguments | self.sizes | {"threshold": self.initial_threshold}
 
     def _write(self, folder):
         self.tokenizer.save(folder / "tokenizer.json")

@@ -12,24 +12,17 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-CHINESE_FONTS = (
-    "Noto Sans CJK SC",
-    "Source Han Sans SC",
-    "WenQuanYi Micro Hei",
-    "WenQuanYi Zen Hei",
-    "PingFang SC",
-    "Hiragino Sans GB",
-    "Microsoft YaHei",
-    "SimHei",
-    "Droid Sans Fallback",
+from companion.drawing import (
+    chinese_font,
+    draw_cells,
+    few_numbers,
+    finite_numbers,
+    font_families,
+    inches,
+    new_axes,
+    place_of,
+    shown,
 )
-MAX_WRITTEN_CELLS = 64  # a map with more cells shows colors only
-
-
-def chinese_font() -> str | None:
-    """Names the first installed font that has Chinese characters, or None."""
-    installed = set(font_manager.get_font_names())
-    return next((name for name in CHINESE_FONTS if name in installed), None)
 
 
 def set_style() -> str | None:
@@ -67,8 +60,11 @@ def attention_heatmap(
     """
     rows = source_tokens if target_tokens is None else target_tokens
     weights = _attention(weights, (len(rows), len(source_tokens)), "(len(target_tokens), len(source_tokens))")
-    ax = ax or _axes(0.5 * len(source_tokens) + 2.5, 0.4 * len(rows) + 1.5)
-    _grid(ax, weights, source_tokens, rows, "attention weight", title or "Attention")
+    ax = ax or new_axes(
+        0.5 * len(source_tokens) + inches(rows) + 2, 0.4 * len(rows) + inches(source_tokens) + 1
+    )
+    numbers = few_numbers(weights)
+    draw_cells(ax, weights, source_tokens, rows, "attention weight", title or "Attention", numbers)
     ax.set(xlabel="source token", ylabel="target token")
     return ax
 
@@ -79,6 +75,7 @@ def head_grid(
     target_tokens: Sequence[str] | None = None,
     title: str | None = None,
     columns: int = 4,
+    ax: Axes | None = None,
 ) -> Figure:
     """Draws one attention map for each head, side by side.
 
@@ -86,12 +83,14 @@ def head_grid(
         weights: (H, T, S) floats in [0, 1].
         source_tokens: S strings, attended to.
         target_tokens: T strings, attending; None: the source tokens, as in self-attention.
-        title: Above the figure.
+        title: Above the maps.
         columns: Maps in a row, at least 1.
+        ax: Axes of `plt.subplots`, whose place the maps share; it is removed. None makes a figure.
     Returns:
         The figure, with H maps on one color scale from 0 to 1.
     Raises:
-        ValueError: The shape does not fit the tokens, a weight is outside [0, 1], or columns is below 1.
+        ValueError: The shape does not fit the tokens, a weight is outside [0, 1], columns is below 1, or ax
+            belongs to no grid.
     """
     if columns < 1:
         raise ValueError(f"columns must be at least 1; received {columns}.")
@@ -100,19 +99,22 @@ def head_grid(
     weights = _attention(weights, shape, "(H, len(target_tokens), len(source_tokens))")
     columns = min(columns, len(weights))
     lines = math.ceil(len(weights) / columns)
-    size = (columns * (0.35 * len(source_tokens) + 0.5) + 2, lines * (0.35 * len(rows) + 1))
-    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
-    for i, ax in enumerate(axes.flat):
+    width = columns * (0.35 * len(source_tokens) + 0.3) + inches(rows) + 2
+    height = lines * (0.35 * len(rows) + inches(source_tokens) + 0.8)
+    size = np.clip((width, height), 3, 20)
+    place = plt.figure(figsize=size, layout="constrained") if ax is None else place_of(ax)
+    axes = place.subplots(lines, columns, squeeze=False)
+    for i, one in enumerate(axes.flat):
         if i >= len(weights):
-            ax.set_axis_off()
+            one.set_axis_off()
         else:
-            _grid(ax, weights[i], source_tokens, rows, None, f"head {i + 1}")
-            ax.tick_params(labelleft=i % columns == 0)
-    figure.colorbar(axes[0, 0].collections[0], ax=axes, label="attention weight")
-    figure.supxlabel("source token")
-    figure.supylabel("target token")
-    figure.suptitle(title or "Attention by head", fontfamily=font_families())
-    return figure
+            draw_cells(one, weights[i], source_tokens, rows, None, f"head {i + 1}")
+            one.tick_params(labelleft=i % columns == 0)
+    place.colorbar(axes[0, 0].collections[0], ax=axes, label="attention weight")
+    place.supxlabel("source token")
+    place.supylabel("target token")
+    place.suptitle(title or "Attention by head", fontfamily=font_families())
+    return place.figure
 
 
 def positional_encoding_map(encoding: np.ndarray, title: str | None = None, ax: Axes | None = None) -> Axes:
@@ -127,8 +129,8 @@ def positional_encoding_map(encoding: np.ndarray, title: str | None = None, ax: 
     Raises:
         ValueError: encoding is not two-dimensional or not finite.
     """
-    encoding = _numbers("encoding", encoding, "(length, M)", 2)
-    ax = ax or _axes(7, 4)
+    encoding = finite_numbers("encoding", encoding, "(length, M)", 2)
+    ax = ax or new_axes(7, 4)
     limit = np.abs(encoding).max() or 1
     image = ax.imshow(encoding, cmap="PuOr", vmin=-limit, vmax=limit, aspect="auto", interpolation="nearest")
     ax.figure.colorbar(image, ax=ax, label="value")
@@ -158,19 +160,20 @@ def vector_map(
         ValueError: vectors is not (N, M), or words or groups are not N.
     Source: Pearson 1901.
     """
-    vectors = _numbers("vectors", vectors, "(N, M)", 2)
+    vectors = finite_numbers("vectors", vectors, "(N, M)", 2)
     for name, names in (("words", words), ("groups", words if groups is None else groups)):
         if len(names) != len(vectors):
             raise ValueError(f"{name} must name each of {len(vectors)} vectors; received {len(names)} names.")
     points, shares = _principal_components(vectors)
-    ax = ax or _axes(7, 5)
+    ax = ax or new_axes(7, 5)
     style = {"hue": groups, "style": groups} if groups is not None else {}
     seaborn.scatterplot(x=points[:, 0], y=points[:, 1], ax=ax, **style)
     for word, point in zip(words, points, strict=True):
         text = {"fontfamily": font_families(), "parse_math": False, "fontsize": "small"}
-        ax.annotate(word, point, xytext=(4, 3), textcoords="offset points", **text)
+        ax.annotate(shown(word), point, xytext=(4, 3), textcoords="offset points", **text)
     if groups is not None:
-        ax.legend(prop=font_manager.FontProperties(family=font_families(), size="small"))
+        legend = ax.legend(prop=font_manager.FontProperties(family=font_families(), size="small"))
+        plt.setp(legend.get_texts(), parse_math=False)
     names = [f"principal component {i + 1} ({share:.0%} of variance)" for i, share in enumerate(shares)]
     ax.set(xlabel=names[0], ylabel=names[1])
     ax.margins(0.12)  # room for the words
@@ -200,7 +203,7 @@ def training_curves(
     if not isinstance(values, Mapping) or metric not in values:
         found = sorted(values) if isinstance(values, Mapping) else type(values).__name__
         raise ValueError(f"metric must be in history; received metric={metric!r}, history of {found}.")
-    ax = ax or _axes(6, 4)
+    ax = ax or new_axes(6, 4)
     for name, label, style in ((metric, "training", "-o"), (f"val_{metric}", "validation", "--s")):
         if name in values:
             ax.plot(range(1, len(values[name]) + 1), values[name], style, markersize=4, label=label)
@@ -226,7 +229,7 @@ def confusion_matrix(
     Raises:
         ValueError: The shape does not fit the labels, or a count is negative.
     """
-    matrix = _numbers("matrix", matrix, "(C, C)", 2)
+    matrix = finite_numbers("matrix", matrix, "(C, C)", 2)
     labels = [str(label) for label in labels]
     if matrix.shape != (len(labels), len(labels)):
         raise ValueError(f"matrix must have a row and a column for each label; received {matrix.shape}.")
@@ -234,45 +237,15 @@ def confusion_matrix(
         raise ValueError(f"matrix must hold counts, at least 0; received {matrix.min():g}.")
     totals = matrix.sum(axis=1, keepdims=True)
     shares = matrix / np.where(totals, totals, 1)  # a class that never occurs has an empty row
-    ax = ax or _axes(0.7 * len(labels) + 2.5, 0.5 * len(labels) + 1.8)
-    _grid(ax, shares, labels, labels, "share of the row", title or "Confusion matrix", matrix)
+    ax = ax or new_axes(0.7 * len(labels) + inches(labels) + 2, 0.5 * len(labels) + inches(labels) + 1.2)
+    counts = np.vectorize("{:.0f}".format)(matrix)
+    draw_cells(ax, shares, labels, labels, "share of the row", title or "Confusion matrix", counts)
     ax.set(xlabel="predicted", ylabel="expected")
     return ax
 
 
-def _axes(width, height):
-    return plt.subplots(figsize=(min(width, 14), min(height, 14)), layout="constrained")[1]
-
-
-def _grid(ax, shares, columns, rows, color_label, title, counts=None):
-    """A map with one named cell for each pair; without color_label a small one, no bar and no numbers."""
-    written = color_label is not None and shares.size <= MAX_WRITTEN_CELLS
-    numbers = {"annot": written, "fmt": ".2f"} if counts is None else {"annot": counts, "fmt": ".0f"}
-    bar = {"cbar": color_label is not None, "cbar_kws": {"label": color_label}}
-    seaborn.heatmap(shares, vmin=0, vmax=1, cmap="Blues", ax=ax, **numbers, **bar)
-    text = {"fontfamily": font_families(), "parse_math": False}  # "$" in a token is no formula
-    turn = max(map(len, columns), default=0) > 3
-    ax.set_xticks(np.arange(len(columns)) + 0.5, columns, rotation=90 if turn else 0, **text)
-    ax.set_yticks(np.arange(len(rows)) + 0.5, rows, rotation=0, **text)
-    ax.set_title(title, fontfamily=font_families())
-
-
-def font_families() -> list[str]:
-    """The fonts in force, then a Chinese one: labels need no `set_style` to be readable."""
-    families = list(matplotlib.rcParams["font.family"])
-    font = chinese_font()
-    return families if font in (None, *families) else [*families, font]
-
-
-def _numbers(name, values, shape, dimensions):
-    values = np.asarray(values, dtype=np.float64)
-    if values.ndim != dimensions or not values.size or not np.isfinite(values).all():
-        raise ValueError(f"{name} must be finite numbers of shape {shape}; received shape {values.shape}.")
-    return values
-
-
 def _attention(weights, shape, meaning):
-    weights = _numbers("weights", weights, meaning, len(shape))
+    weights = finite_numbers("weights", weights, meaning, len(shape))
     if weights.shape != shape:
         raise ValueError(f"weights must have shape {meaning} = {shape}; received {weights.shape}.")
     if weights.min() < -1e-3 or weights.max() > 1 + 1e-3:

@@ -196,7 +196,7 @@ def _decoder_block(block, target, source=None, mask=True, source_mask=None, bias
 
 @pytest.fixture(scope="session")
 def chromium():
-    """A headless Chromium, the one of the system; skips where there is none, unless COMPANION_BROWSER=required."""
+    """The Chromium of the system. Without one the test is skipped, unless COMPANION_BROWSER=required."""
     required = os.environ.get("COMPANION_BROWSER") == "required"
     path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     if not required and (path is None or importlib.util.find_spec("playwright") is None):
@@ -211,7 +211,7 @@ def chromium():
 
 @pytest.fixture
 def browser_page(chromium):
-    """A fresh page that reaches this machine only; a request to another, or an error in the page, fails the test."""
+    """A fresh page. A request to another machine, or an error in the page, fails the test."""
     context = chromium.new_context(viewport={"width": 1280, "height": 900})
     page = context.new_page()
     page.problems = []

@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 from keras import layers, ops
+from matplotlib.figure import Figure
 
 from companion.attribution import (
     attention_rollout,
@@ -16,6 +17,7 @@ from companion.classifiers import lstm_classifier, transformer_classifier
 from companion.heads import classifier
 from companion.inspection import attention_weights
 from companion.models import bert, gpt, t5
+from companion.token_maps import attribution_map
 
 TOKENS = np.array([[5, 6, 7, 8, 9], [9, 3, 5, 0, 0]])
 REAL = TOKENS != 0
@@ -159,7 +161,7 @@ def test_occlusion_is_the_answer_without_the_token():
 
 
 def test_a_planted_token_comes_first():
-    """Class 1 is where token 3 stands, somewhere."""
+    """Class 1 is where token 3 stands, somewhere; each method says so, and so does their map."""
     random = np.random.default_rng(0)
     tokens = random.integers(4, 20, (512, 8))
     labels = random.integers(0, 2, 512)
@@ -169,10 +171,16 @@ def test_a_planted_token_comes_first():
     model.compile(keras.optimizers.Adam(0.02), "sparse_categorical_crossentropy", jit_compile=False)
     model.fit(tokens[64:], labels[64:], 64, 8, verbose=0)
     held, places = tokens[:64][labels[:64] == 1], places[:64][labels[:64] == 1]
-    methods = [occlusion] if keras.backend.backend() == "torch" else [occlusion, *GRADIENTS]
-    for method in methods:
-        first = method(model, held, 1).argmax(axis=1)
-        assert (first == places).mean() > 0.9
+    scores = {"occlusion": occlusion(model, held, 1), "rollout": attention_rollout(model, held)}
+    if keras.backend.backend() != "torch":
+        scores |= {method.__name__: method(model, held, 1) for method in GRADIENTS}
+    for name, rows in scores.items():
+        assert (rows.argmax(axis=1) == places).mean() > 0.9, name
+
+    tokens = [f"token {i}" for i in held[0]]
+    ax = attribution_map({name: rows[0] for name, rows in scores.items()}, tokens, ax=Figure().subplots())
+    colors = ax.collections[0].get_array().reshape(len(scores), 8)
+    assert (colors.argmax(axis=1) == tokens.index("token 3")).all() and (colors.max(axis=1) == 1).all()
 
 
 def test_rollout_of_two_blocks_by_hand():

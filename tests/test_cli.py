@@ -1,4 +1,5 @@
-import importlib.metadata
+"""The command line: texts from arguments, files and standard input; exit codes; one-line errors."""
+
 import io
 import json
 import os
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 import companion
-from companion import TextClassifier
-from companion import __main__ as program
+from companion import SubwordTokenizer, TextClassifier, commands, gpt, transformer
 from companion.__main__ import main
+from companion.applications import TextGenerator, Translator
+from companion.saved_model import SavedModel
 
 TEXTS = ["a good film", "我爱北京", "bad\tand \n dull"]
 
@@ -104,7 +106,7 @@ def test_predict_reads_lines(folder, tmp_path, stdin, capsys):
 
 
 def test_predict_reads_more_lines_than_fit_at_a_time(folder, stdin, capsys):
-    count = 2 * program.LINES_AT_A_TIME + 1
+    count = 2 * commands.LINES_AT_A_TIME + 1
     stdin(b"".join(b"text %d\n" % i for i in range(count)))
     assert main(["predict", "--model", str(folder)]) == 0
     assert [text for *_, text in rows(capsys)] == [f"text {i}" for i in range(count)]
@@ -134,7 +136,13 @@ def test_errors_are_one_line(folder, tmp_path, stdin, capsys):
     [
         ([], "the following arguments are required: command"),
         (["guess"], "invalid choice: 'guess'"),
-        (["predict", "text"], "the following arguments are required: --model"),
+        (["train", "texts.csv"], "the following arguments are required: --model"),
+        (["train", "--model", "m"], "the following arguments are required: FILE"),
+        (["train", "a.csv", "--model", "m", "--architecture", "rnn"], "invalid choice: 'rnn'"),
+        (["translate", "--file", "f", "text"], "give texts or --file, not both"),
+        (["generate", "--file", "f", "prompt"], "give prompts or --file, not both"),
+        (["generate", "--temperature", "warm"], "invalid float value: 'warm'"),
+        (["serve", "--port", "http"], "invalid int value: 'http'"),
         (["predict", "--model", "m", "--format", "xml"], "invalid choice: 'xml'"),
         (["predict", "--model", "m", "--file", "f", "text"], "give texts or --file, not both"),
     ],
@@ -163,7 +171,9 @@ def test_help_names_the_commands():
         text=True,
         check=True,
     )
-    assert "doctor" in done.stdout and "predict" in done.stdout and not done.stderr
+    for command in ("doctor", "train", "predict", "translate", "generate", "serve"):
+        assert f"    {command}" in done.stdout and f"companion {command}" in done.stdout
+    assert not done.stderr
 
 
 def test_version(capsys):
@@ -173,128 +183,167 @@ def test_version(capsys):
     assert capsys.readouterr().out.strip() == companion.__version__
 
 
-# doctor
+# translate, generate
+
+SOURCES = ["one red house", "two green trees", "a small garden", "three red trees"]
+SIZES = {"model_dim": 8, "num_heads": 2, "hidden_dim": 8, "num_layers": 1, "dropout": 0.0}
 
 
-def examination(capsys):
-    code = main(["doctor"])
-    out = capsys.readouterr().out
-    levels = ("ok", "note", "fault")
-    return code, {line[6:26].strip(): line for line in out.splitlines() if line[:6].strip() in levels}, out
+@pytest.fixture(scope="module")
+def tokenizer():
+    return SubwordTokenizer.train(SOURCES, vocabulary_size=270)
+
+
+@pytest.fixture(scope="module")
+def cache(tokenizer, randomized, tmp_path_factory):
+    """A cache folder with the models that chapters leave."""
+    folder, size = tmp_path_factory.mktemp("cache"), tokenizer.vocabulary_size
+    model = randomized(transformer(size, size, max_length=20, **SIZES))
+    Translator(model, tokenizer, tokenizer, 20, 8).save(folder / "models" / "translation")
+    model = randomized(gpt(size, max_length=24, **SIZES))
+    TextGenerator(model, tokenizer, 24).save(folder / "models" / "text")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def load():
+    """Load a model once, so that its loops are compiled once."""
+    loaded, read = {}, SavedModel.load.__func__
+
+    def load(cls, folder):
+        if folder not in loaded:
+            loaded[folder] = read(cls, folder)
+        return loaded[folder]
+
+    return load
 
 
 @pytest.fixture
-def healthy(monkeypatch):
-    """Nothing is looked at but attention, so that a fault of this machine fails no test."""
-    finding = program.Finding("ok", "stub", "fine")
-    names = ["_python", "_keras", "_font", "_cache", "_sources", "_translations", "_interface"]
-    for name in names:
-        monkeypatch.setattr(program, name, lambda: finding)
-    monkeypatch.setattr(program, "_packages", lambda extra: lambda: finding)
+def at_home(cache, load, monkeypatch):
+    monkeypatch.setenv("COMPANION_CACHE", str(cache))
+    monkeypatch.setattr(SavedModel, "load", classmethod(load))
 
 
-def test_doctor_looks_at_everything(capsys):
-    code, lines, out = examination(capsys)
-    subjects = ["Python", "Keras", *(f"packages: {extra}" for extra in ("layers", "tools", "book", "test"))]
-    subjects += ["Chinese font", "cache folder", "library sources", "translations", "interface strings"]
-    assert list(lines) == [*subjects, "attention"]
-    assert code == ("fault " in {line[:6] for line in lines.values()})
-    for subject in ("Python", "Keras", "library sources", "translations", "attention"):
-        assert lines[subject].startswith("ok"), out
+@pytest.fixture(scope="module")
+def translations(cache, load):
+    translated = load(Translator, cache / "models" / "translation").translate(SOURCES)
+    return [" ".join(text.splitlines()) for text in translated]
 
 
-def test_a_healthy_installation(healthy, capsys):
-    code, lines, out = examination(capsys)
-    assert code == 0 and lines["attention"].startswith("ok")
-    assert out.endswith("\nAll is well.\n") and "->" not in out
+def test_translate_arguments(cache, translations, capsys):
+    assert main(["translate", "--model", str(cache / "models" / "translation"), *SOURCES]) == 0
+    assert capsys.readouterr().out.splitlines() == translations
 
 
-def test_wrong_attention_is_a_fault(healthy, monkeypatch, capsys):
-    wrong = companion.MultiHeadAttention.attend
-    monkeypatch.setattr(
-        companion.MultiHeadAttention,
-        "attend",
-        lambda self, query, *rest, **options: wrong(self, 2 * query, *rest, **options),
+def test_translate_keeps_lines_in_their_places(at_home, translations, tmp_path, stdin, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "LINES_AT_A_TIME", 3)
+    lines = [SOURCES[0], "", SOURCES[1], "   ", SOURCES[2]]
+    content = ("\ufeff" + "\r\n".join(lines)).encode()
+    (tmp_path / "句子.txt").write_bytes(content)
+    assert main(["translate", "--file", str(tmp_path / "句子.txt")]) == 0
+    expected = [translations[0], "", translations[1], "", translations[2]]
+    assert capsys.readouterr().out.split("\n") == [*expected, ""]
+    stdin(content)
+    assert main(["translate"]) == 0
+    assert capsys.readouterr().out.split("\n") == [*expected, ""]
+
+
+def test_translate_names_the_line_that_is_too_long(at_home, stdin, monkeypatch, capsys):
+    monkeypatch.setattr(commands, "LINES_AT_A_TIME", 3)
+    stdin(b"one\n\ntwo\n\n" + b"x" * 21)
+    assert main(["translate"]) == 1
+    wanted = "companion translate: text 5 must have at most max_source_length=20 tokens; received one of 21."
+    assert capsys.readouterr().err == f"{wanted}\n"
+
+
+def test_translate_with_a_beam(at_home, cache, capsys):
+    assert main(["translate", "--beam-size", "3", SOURCES[1]]) == 0
+    (expected,) = Translator.load(cache / "models" / "translation").translate([SOURCES[1]], beam_size=3)
+    assert capsys.readouterr().out == " ".join(expected.splitlines()) + "\n"
+    assert main(["translate", "--beam-size", "0", "one"]) == 1
+    assert "beam_size must be at least 1; received beam_size=0" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("way", [{"temperature": 0.0}, {"seed": 7, "temperature": 0.8, "top_p": 0.9}])
+def test_generate_prints_prompts_and_how_they_go_on(at_home, cache, stdin, capsys, way):
+    prompts = SOURCES[:2]
+    written = TextGenerator.load(cache / "models" / "text").complete(prompts, max_new_tokens=9, **way)
+    expected = "".join(f"{prompt}{text}\n" for prompt, text in zip(prompts, written, strict=True))
+    options = [word for name, x in way.items() for word in (f"--{name.replace('_', '-')}", str(x))]
+    assert main(["generate", "--max-tokens", "9", *options, *prompts]) == 0
+    assert capsys.readouterr().out == expected
+    stdin("\n \n".join(prompts).encode())
+    assert main(["generate", "--max-tokens", "9", *options]) == 0
+    assert capsys.readouterr().out == expected
+
+
+def test_generate_prints_each_piece_at_once(at_home, monkeypatch):
+    events = []
+    pieces = iter(["a", "b"])
+    monkeypatch.setattr(TextGenerator, "stream", lambda *_, **__: (events.append(x) or x for x in pieces))
+    shown = SimpleNamespace(write=lambda text: events.append(f"shown {text}"), flush=lambda: None)
+    monkeypatch.setattr(sys, "stdout", shown)
+    assert main(["generate", "prompt"]) == 0
+    kept = [event for event in events if event not in ("shown ", "shown \n")]
+    assert kept == ["shown prompt", "a", "shown a", "b", "shown b"]
+
+
+def test_generate_refuses_what_the_model_cannot(at_home, capsys):
+    assert main(["generate", "--max-tokens", "24", "one"]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith("companion generate: max_new_tokens must be from 1 to 23")
+    assert main(["generate", "--model", "nowhere", "one"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "name", "chapter"),
+    [("predict", "classifier", "05_2"), ("translate", "translation", "03_2"), ("generate", "text", "03_4")],
+)
+def test_without_a_model_the_chapter_that_makes_it_is_named(
+    command, name, chapter, monkeypatch, tmp_path, capsys
+):
+    monkeypatch.setenv("COMPANION_CACHE", str(tmp_path))
+    assert main([command, "text"]) == 1
+    message = capsys.readouterr().err
+    assert f"'make chapters CHAPTER={chapter}' makes one; or give --model." in message
+    assert str(tmp_path / "models" / name) in message
+
+
+def test_a_model_of_another_kind_is_refused(cache, capsys):
+    assert main(["predict", "--model", str(cache / "models" / "text"), "one"]) == 1
+    assert "must hold a companion.TextClassifier; " in capsys.readouterr().err
+
+
+def test_a_fresh_process_translates_utf8_whatever_the_terminal(cache, translations):
+    environment = os.environ | {"COMPANION_CACHE": str(cache), "PYTHONIOENCODING": "ascii"}
+    command = [sys.executable, "-m", "companion", "translate"]
+    lines = "\n".join(SOURCES).encode()
+    done = subprocess.run(command, input=lines, env=environment, capture_output=True, check=True)
+    assert done.stdout.decode("utf-8").splitlines() == translations
+
+
+# serve
+
+
+def test_serve_hands_its_options_on(monkeypatch):
+    given = []
+    monkeypatch.setitem(
+        sys.modules, "companion.serving", SimpleNamespace(serve=lambda x: given.append(x) or 0)
     )
-    code, lines, out = examination(capsys)
-    assert code == 1 and lines["attention"].startswith("fault")
-    assert "closed form" in lines["attention"] and "-> reinstall keras" in out and "1 fault found." in out
+    assert main(["serve"]) == 0
+    words = ["--model", "m", "--host", "0.0.0.0", "--port", "0", "--max-length", "9", "--timeout", "2.5"]
+    assert main(["serve", *words, "--allow-origin", "http://a", "--allow-origin", "http://b"]) == 0
+    names = ("model", "host", "port", "allow_origin", "max_length", "timeout")
+    first, second = ([getattr(options, name) for name in names] for options in given)
+    assert first == [None, "127.0.0.1", 8000, [], 1000, 30.0]
+    assert second == ["m", "0.0.0.0", 0, ["http://a", "http://b"], 9, 2.5]
 
 
-def test_a_crash_is_a_finding(healthy, monkeypatch, capsys):
-    def crash(*_, **__):
-        raise RuntimeError("no device\nmore lines")
-
-    monkeypatch.setattr(companion.MultiHeadAttention, "attend", crash)
-    code, lines, _ = examination(capsys)
-    assert code == 1 and "no device more lines" in lines["attention"]
-
-
-def test_an_old_python_is_a_fault(monkeypatch):
-    monkeypatch.setattr(program.sys, "version_info", (3, 10, 0))
-    finding = program._examined(program._python)
-    assert finding.level == "fault" and "3.11" in finding.advice
-
-
-@pytest.fixture
-def metadata(monkeypatch):
-    """Pretends that companion wants these requirements and that these packages are installed."""
-
-    def pretend(requirements, installed):
-        def version(name):
-            if name not in installed:
-                raise importlib.metadata.PackageNotFoundError(name)
-            return installed[name]
-
-        monkeypatch.setattr(importlib.metadata, "requires", lambda name: requirements)
-        monkeypatch.setattr(importlib.metadata, "version", version)
-
-    return pretend
-
-
-def test_packages_are_compared_with_what_is_declared(metadata):
-    wanted = ["keras<4,>=3.12", "tensorflow>=2.20", 'a; extra == "tools"', 'b>=2; extra == "tools"']
-    wanted += ['c; extra == "tools"', 'companion[tools]; extra == "book"', 'd; sys_platform == "none"']
-    metadata(wanted, {"keras": "3.15.1", "tensorflow-cpu": "2.21.0", "a": "1", "b": "1.9"})
-    assert program._packages("layers")()[:3] == ("ok", "packages: layers", "all 2 present")
-    tools = program._packages("tools")()
-    assert tools.level == "fault" and tools.found == "b 1.9, c absent"
-    assert tools.advice == 'pip install "b>=2" "c"'
-    assert program._packages("book")().level == "ok"  # its own tools are looked at once
-
-
-def test_an_extra_that_is_not_installed_is_no_fault(metadata):
-    metadata([f'{name}; extra == "tools"' for name in "abc"], {"a": "1"})
-    assert program._packages("tools")().level == "note"
-    metadata(["keras", "numpy"], {})
-    assert program._packages("layers")().level == "fault"
-
-
-def test_a_missing_font_is_a_note(monkeypatch):
-    from companion import visualization
-
-    monkeypatch.setattr(visualization, "chinese_font", lambda: None)
-    finding = program._examined(program._font)
-    assert finding.level == "note" and "fonts-wqy-microhei" in finding.advice
-
-
-def test_a_cache_folder_that_cannot_be_is_a_fault(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("COMPANION_CACHE", str(tmp_path / "file" / "cache"))
-    finding = program._examined(program._cache)
-    assert finding.level == "fault" and "COMPANION_CACHE" in finding.advice
-    monkeypatch.setenv("COMPANION_CACHE", str(tmp_path / "new"))
-    assert program._examined(program._cache)[:3] == ("ok", "cache folder", str(tmp_path / "new"))
-    assert not list((tmp_path / "new").iterdir())
-
-
-def test_missing_sources_are_a_fault(monkeypatch):
-    monkeypatch.setattr("companion.data.PACKAGES", ("stdlib", "no_such_package", "_json"))
-    finding = program._examined(program._sources)
-    assert finding.level == "fault" and finding.found == "none of no_such_package, _json"
-
-
-def test_missing_modules_are_a_note(monkeypatch):
-    monkeypatch.setitem(sys.modules, "companion.visualization", None)
-    finding = program._examined(program._font)
-    assert finding.level == "note" and "ModuleNotFoundError" in finding.found
+def test_serve_without_its_packages_says_how_to_get_them(monkeypatch, capsys):
+    monkeypatch.delitem(sys.modules, "companion.serving", raising=False)
+    monkeypatch.delattr(companion, "serving", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    assert main(["serve"]) == 1
+    message = capsys.readouterr().err
+    assert "needs uvicorn" in message and "pip install '.[serve,tools]'" in message

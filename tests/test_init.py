@@ -43,12 +43,16 @@ LENT = {
     "fairness": {"augmented", "swap_words"},
     "model_card": {"Measurement", "missing_sections", "model_card"},  # called like its module
     "bibliography": {"Entry", "is_isbn"},
+    "applications": {"Attention"},
+    "serving": {"Loaded", "Absent", "Limits", "Models", "Health", "running", "serve"},
 }
 LENDERS = {"base", "prose", "sources", "labeled"}
 # `WordVectors` and the functions that train them are the way to what these do.
 LENDERS |= {"vector_streams", "fasttext_files", "word2vec_files", "vector_files"}
 LENDERS |= {"decoding", "search", "prompts"}  # of `generate`; those of `load_pretrained`:
 LENDERS |= {"checkpoint_files", "weight_maps", "checkpoint_families", "checkpoint_configs"}
+LENDERS |= {"drawing", "rounds", "saved_model", "own_data", "batching", "guard", "service", "endpoints"}
+LENDERS |= {"training_command", "commands", "doctor"}
 LENDERS |= {"word_corpus", "adagrad", "negative_sampling", "cooccurrence"}
 
 

@@ -148,6 +148,59 @@ def test_dollars_are_no_formula():
         drawn(figure)  # $\frac$ would not parse
 
 
+@needs_chinese_font
+@pytest.mark.parametrize("tokens", [["\n", "\0", "\u202e", "$x$"], ["a" * 500, "很" * 500, "", " "]])
+def test_strange_tokens_are_shown_and_break_nothing(tokens):
+    drawn(show.vector_map(np.eye(4), tokens).figure)
+    shares = np.full((4, 4), 0.25)
+    for figure in (
+        show.attention_heatmap(shares, tokens).figure,
+        show.head_grid([shares, shares], tokens),
+        show.confusion_matrix(shares, tokens).figure,
+    ):
+        drawn(figure)
+        assert figure.axes[0].get_window_extent().height > 50  # labels leave room for the map
+        labels = names(figure.axes[0].get_xticklabels())
+        assert all(label.isprintable() and len(label) <= 24 for label in labels)
+
+
+def test_labels_and_numbers_fit_their_cells():
+    tokens = ["word"] * 128
+    ax = show.attention_heatmap(np.full((128, 128), 1 / 128), tokens)
+    drawn(ax.figure)
+    boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+    assert all(left.x1 <= right.x0 for left, right in zip(boxes, boxes[1:], strict=False))
+    for size, count in ((14, 4), (4, 4), (1, 0)):  # inches; numbers that would be too small are left out
+        ax = plt.figure(figsize=(size, size)).subplots()
+        show.attention_heatmap(np.eye(8), ["a"] * 8, ax=ax)
+        assert len(ax.texts) == (64 if count else 0)
+
+
+def test_short_names_stand_upright_where_there_is_room():
+    upright = {}
+    for tokens in (["cat", "sat"], ["a much longer name", "sat"], ["cat"] * 60):
+        ax = show.attention_heatmap(np.eye(len(tokens)), tokens)
+        upright[len(tokens[0]), len(tokens)] = ax.get_xticklabels()[0].get_rotation() == 0
+    assert upright == {(3, 2): True, (18, 2): False, (3, 60): False}
+
+
+def test_heads_share_the_place_of_given_axes():
+    figure, (left, right) = plt.subplots(1, 2, layout="constrained", figsize=(12, 4))
+    before = plt.get_fignums()
+    assert show.head_grid(weights(3, 4, 5), ENGLISH, CHINESE, "here", columns=2, ax=right) is figure
+    drawn(figure) if show.chinese_font() else figure.canvas.draw()
+    assert plt.get_fignums() == before and left in figure.axes and right not in figure.axes
+    (place,) = figure.subfigs
+    assert place.get_suptitle() == "here" and place.get_supxlabel() == "source token"
+    panels = [ax for ax in place.axes if ax.get_title()]
+    assert [ax.get_title() for ax in panels] == ["head 1", "head 2", "head 3"]
+    assert min(ax.get_window_extent().x0 for ax in panels) > left.get_window_extent().x1
+    with pytest.raises(
+        ValueError, match="ax must be one of a grid, as plt.subplots makes; received an axes at"
+    ):
+        show.head_grid(weights(1, 4, 4), CHINESE, ax=plt.figure().add_axes((0, 0, 1, 1)))
+
+
 def test_heads_share_one_scale():
     values = weights(6, 4, 5)
     figure = show.head_grid(values, ENGLISH, CHINESE)
@@ -226,6 +279,7 @@ def test_vectors_agree_with_sklearn():
 def test_groups_have_a_legend():
     ax = show.vector_map(np.eye(4), CHINESE, groups=["甲", "乙", "甲", "乙"])
     assert names(ax.get_legend().get_texts()) == ["甲", "乙"]
+    drawn(show.vector_map(np.eye(4), "abcd", groups=["$\\frac$", "b", "b", "$"]).figure)  # no formula
 
 
 def test_bad_vectors_are_named():
