@@ -120,7 +120,7 @@ _ON_FIRST_USE = {
     "guard": "",
     "service": "",
     "endpoints": "",
-    "serving": "create_app",
+    "serving": "create_app running",
     "training_command": "",
     "commands": "",
     "doctor": "",
@@ -194,9 +194,10 @@ def __getattr__(name):
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("companion"):
             raise
+        extra = "serve" if error.name in ("fastapi", "pydantic", "uvicorn") else "tools"
         raise ImportError(
-            f"companion.{name} needs {error.name}, which the extra 'tools' brings: "
-            "pip install '.[tools]' in companion's folder."
+            f"companion.{name} needs {error.name}, which the extra '{extra}' brings: "
+            f"pip install '.[{extra}]' in companion's folder."
         ) from error
     return getattr(module, name) if name in _HOME else module
 

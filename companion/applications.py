@@ -19,7 +19,7 @@ from companion.saved_model import VERSION, SavedModel, given_text, given_texts
 from companion.tokenizer import Tokenizer
 from companion.vectors import WordVectors
 
-BATCHES = 1, 16  # so many texts are translated at a time, never another number: two compiled loops
+BATCHES = 1, 4, 16  # so many texts are translated at a time, never another number: few compiled loops
 VECTOR_SUFFIXES = ".txt", ".vec", ".bin"
 
 

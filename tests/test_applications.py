@@ -76,7 +76,7 @@ def test_translations_are_those_of_generate(translator, beam_size):
     assert len(set(expected)) > 1
 
 
-def test_any_number_of_texts_is_translated_in_two_sizes_only(translator, monkeypatch):
+def test_any_number_of_texts_is_translated_in_few_sizes_only(translator, monkeypatch):
     sizes, write = [], generate
 
     def counting(model, prompts, **settings):
@@ -87,8 +87,9 @@ def test_any_number_of_texts_is_translated_in_two_sizes_only(translator, monkeyp
     monkeypatch.setattr("companion.applications.generate", counting)
     many = [ENGLISH[i % len(ENGLISH)] for i in range(BATCHES[-1] + 1)]
     assert translator.translate(iter(many)) == [alone[text] for text in many]
-    assert translator.translate(many[:3]) == [alone[text] for text in many[:3]]
-    assert sizes == [16, 1, 16] and translator.translate([]) == []
+    for few in (many[:3], many[:5]):
+        assert translator.translate(few) == [alone[text] for text in few]
+    assert sizes == [16, 1, 4, 16] and translator.translate([]) == []
 
 
 def test_attention_is_what_each_written_token_was_chosen_with(translator):

@@ -3,6 +3,7 @@
 import ast
 import importlib
 import inspect
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,7 +45,7 @@ LENT = {
     "model_card": {"Measurement", "missing_sections", "model_card"},  # called like its module
     "bibliography": {"Entry", "is_isbn"},
     "applications": {"Attention"},
-    "serving": {"Loaded", "Absent", "Limits", "Models", "Health", "running", "serve"},
+    "serving": {"Loaded", "Absent", "Limits", "Models", "Health", "serve"},
 }
 LENDERS = {"base", "prose", "sources", "labeled"}
 # `WordVectors` and the functions that train them are the way to what these do.
@@ -118,6 +119,14 @@ def test_what_needs_the_tools_says_which_and_where_they_come_from(fresh_python):
     needs["cache_folder"] = "platformdirs"
     printed = fresh_python(code, KERAS_BACKEND="numpy").splitlines()
     assert printed == [f"companion.{name} needs {package}, {advice}" for name, package in needs.items()]
+
+
+def test_what_the_server_needs_is_another_extra(monkeypatch):
+    monkeypatch.setitem(sys.modules, "fastapi", None)
+    for module in ("serving", "endpoints"):
+        monkeypatch.delitem(sys.modules, f"companion.{module}", raising=False)
+    with pytest.raises(ImportError, match=r"companion\.create_app needs fastapi, which the extra 'serve' brings"):
+        companion.create_app  # noqa: B018
 
 
 def test_a_fault_of_our_own_is_not_blamed_on_the_tools(monkeypatch):
