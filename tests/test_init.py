@@ -125,7 +125,9 @@ def test_what_the_server_needs_is_another_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastapi", None)
     for module in ("serving", "endpoints"):
         monkeypatch.delitem(sys.modules, f"companion.{module}", raising=False)
-    with pytest.raises(ImportError, match=r"companion\.create_app needs fastapi, which the extra 'serve' brings"):
+    with pytest.raises(
+        ImportError, match=r"companion\.create_app needs fastapi, which the extra 'serve' brings"
+    ):
         companion.create_app  # noqa: B018
 
 
