@@ -52,7 +52,7 @@ def save_models(folder):
     size = tokenizer.vocabulary_size
     translation = transformer(size, size, max_length=48, model_dim=96, hidden_dim=384, num_layers=2, **SIZES)
     Translator(translation, tokenizer, tokenizer).save(folder / "translation")
-    text = gpt(size, 64, model_dim=176, hidden_dim=704, num_layers=1, **SIZES)
+    text = gpt(size, 64, model_dim=128, hidden_dim=512, num_layers=1, **SIZES)
     TextGenerator(text, tokenizer, 64).save(folder / "text")
     classifier = TextClassifier(num_layers=1, min_count=1, max_length=40)
     classifier.fit(SENTENCES * 2, ["a", "b"] * len(SENTENCES), epochs=1, progress=False)

@@ -22,6 +22,7 @@ BIDI = {
     **dict(zip("\u2066\u2067\u2068\u2069", ("LRI", "RLI", "FSI", "PDI"), strict=True)),
     **dict(zip("\u200e\u200f\u061c", ("LRM", "RLM", "ALM"), strict=True)),
 }
+BLANK = "\u034f\u115f\u1160\u2800\u3164\uffa0"  # letters and signs that show nothing
 JOINERS = "\u200c\u200d"  # within an emoji or a word they change how it looks, so they stay
 SIGNS = {" ": "␣", "\n": "⏎", "\x7f": "␡", "\u3000": "␣"}
 
@@ -189,7 +190,7 @@ def _sign(token, i, signs):
         return chr(0x2400 + ord(character))  # control pictures: ␀, ␉, ␛
     if character in JOINERS and 0 < i < len(token) - 1:
         return character
-    if unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs"):
+    if character in BLANK or unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp", "Zs"):
         return f"‹{BIDI.get(character, f'U+{ord(character):04X}')}›"
     return character
 
@@ -212,5 +213,5 @@ def _table(weights, sources, targets):
     sizes = f"mean over layers ({layers}) and heads ({heads})"
     first = f", the first {MAX_ROWS} of {len(targets)}" if len(targets) > MAX_ROWS else ""
     caption = f"Attention, {sizes}: the strongest sources of each target{first}"
-    note = "The interactive view needs scripts: trust this notebook, or run it. 交互视图需要运行脚本。"
+    note = "No interactive view below? Scripts are blocked: trust this notebook or run it. 交互视图需要脚本。"
     return f"<table><caption>{caption}</caption><tbody>{''.join(rows)}</tbody></table><p>{note}</p>"

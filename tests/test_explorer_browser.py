@@ -147,6 +147,20 @@ def test_hovering_over_a_token_shows_its_lines_and_weights(opened):
     near(means(page), WEIGHTS[0].mean((0, 1)))
 
 
+def test_of_many_equal_weights_some_are_drawn(opened):
+    page = opened(attention_explorer(np.tile(np.eye(96), (1, 8, 1, 1)), [f"t{i}" for i in range(96)]))
+    assert len(drawn_rows(page, "targets")) > 90  # 600 of 768 lines, most rows with some of their eight
+
+
+def test_a_row_without_weights_attends_to_nothing(opened):
+    weights = WEIGHTS.copy()
+    weights[:, :, 1] = 0
+    page = opened(attention_explorer(weights, SOURCES, TARGETS))
+    token(page, "targets", 1).hover()
+    settled(page)
+    assert "attends most to nothing" in page.inner_text("#status")
+
+
 def test_a_click_pins_a_token_until_it_is_let_go(opened):
     page = opened()
     token(page, "targets", 1).click()
@@ -215,6 +229,8 @@ def test_the_grid_shows_each_head_and_opens_it(opened):
         assert (width, height) == (len(SOURCES), len(TARGETS))
         opacity = np.array(pixels).reshape(height, width, 4)[..., 3] / 255
         near(opacity, WEIGHTS[i // HEADS, i % HEADS] ** 0.35, 0.005)
+    script = "canvas => getComputedStyle(canvas).imageRendering"  # few cells have sharp edges
+    assert page.eval_on_selector("#maps canvas", script) == "pixelated"
     page.click("[aria-label='layer 2, head 3']")
     settled(page)
     assert page.get_attribute("#tab-heads", "aria-selected") == "true"
@@ -247,8 +263,8 @@ def test_decoding_is_stepped_through_by_slider_buttons_and_tokens(opened):
     page.click("#after")
     page.keyboard.press("ArrowRight")  # on the button, too
     near(means(page), WEIGHTS[0, :, 4].mean(0))
-    assert page.is_disabled("#after")
-    page.click("#before")
+    assert page.get_attribute("#after", "aria-disabled") == "true"
+    page.keyboard.press("ArrowLeft")  # at the end the button keeps the focus
     near(means(page), WEIGHTS[0, :, 3].mean(0))
     page.locator("#written button").nth(1).click()
     near(means(page), WEIGHTS[0, :, 1].mean(0))
@@ -453,8 +469,6 @@ def test_parts_have_roles_and_names(opened):
 def test_hostile_tokens_and_titles_are_text(opened):
     shown = attention_explorer(attention(2, 2, 11, 11), HOSTILE, title=HOSTILE[1])
     page = opened(shown)
-    dialogs = []
-    page.on("dialog", lambda dialog: dialogs.append(dialog.message))
     for i in range(len(HOSTILE)):
         token(page, "targets", i).click()
         settled(page)
@@ -466,7 +480,7 @@ def test_hostile_tokens_and_titles_are_text(opened):
     assert seen[:4] == [text.replace(" ", "␣") for text in HOSTILE[:4]]
     assert seen[5:10] == ["]]>&lt;b&gt;‹U+2028›␀", "‹RLO›gnp.exe", "‹U+D800›", "</iframe></div>", "∅"]
     assert page.inner_text("h1") == HOSTILE[1] == page.title()
-    assert page.evaluate("window.hacked") is None and not dialogs
+    assert page.evaluate("window.hacked") is None
     assert page.locator("img, svg, b, iframe").count() == 0
 
 
@@ -568,5 +582,6 @@ def test_without_scripts_a_table_is_shown(chromium, tmp_path):
             and "垫子" in table.inner_text()
             and "mean over layers (3)" in table.inner_text()
         )
-        assert page.locator("main:visible").count() == 0
+        assert page.frames[-1].locator("main").count() == 1
+        assert page.frames[-1].locator("main:visible").count() == 0
     context.close()
