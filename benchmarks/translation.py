@@ -2,10 +2,10 @@
 
     python benchmarks/translation.py [--seeds 3]
 
-Data, split, sizes, steps and schedule are the chapter's, which takes 700 of the 1,000 test pairs; a seed draws
-the weights and the order of the batches, the same for both networks. The Transformer keeps the chapter's
-learning rate; the LSTM's is chosen among RATES by the loss on the validation pairs, with seed 0. A training
-takes one to two minutes on two cores; with 3 seeds there are 9 of them: 10 to 15 minutes in all.
+Data, split, sizes, steps and schedule are the chapter's, which takes 700 of the 1,000 test pairs; a seed
+draws the weights and the order of the batches, the same for both networks. The Transformer keeps the
+chapter's learning rate; the LSTM's is chosen among RATES by the loss on the validation pairs, with seed 0. A
+training takes one to two minutes on two cores; with 3 seeds there are 9 of them: 10 to 15 minutes in all.
 """
 
 import argparse
