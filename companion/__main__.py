@@ -33,9 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code: 0 done, 1 failed, 130 interrupted. Bad usage exits with 2.
     """
     options = _parser().parse_args(arguments)
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(encoding="utf-8")  # as the texts are, whatever the terminal says
+    for stream, errors in ((sys.stdout, "strict"), (sys.stderr, "backslashreplace")):
+        if hasattr(stream, "reconfigure"):  # UTF-8 as the texts are, whatever the terminal says
+            stream.reconfigure(encoding="utf-8", errors=errors)
     try:
         return options.run(options)
     except KeyboardInterrupt:

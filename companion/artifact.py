@@ -83,11 +83,12 @@ def swap(new: Path, folder: Path, old: Path) -> None:
     if not folder.exists():
         os.replace(new, folder)
         return
-    os.replace(folder, old)
     try:
+        os.replace(folder, old)
         os.replace(new, folder)
-    except OSError:
-        os.replace(old, folder)
+    except BaseException:  # an interruption, too
+        if old.exists() and not folder.exists():
+            os.replace(old, folder)
         raise
 
 

@@ -155,6 +155,8 @@ def _texts(options: argparse.Namespace, word: str, keep_blank: bool = False) -> 
 
 
 def _lines(path: str | None, word: str) -> Iterator[str]:
+    if not path and sys.stdin is None:
+        raise ValueError(f"standard input is closed: give {word}s or --file.")
     with Path(path).open("rb") if path else sys.stdin.buffer as file:
         for number, line in enumerate(file, 1):
             try:

@@ -1,6 +1,7 @@
 """What `companion serve` can be asked over HTTP: requests, answers and their limits, described by OpenAPI."""
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from fastapi.responses import HTMLResponse, StreamingResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-from companion.guard import Refusal
+from companion.guard import FAULT, Refusal
 from companion.service import MAX_COUNT, Service, attention_page, attributions, classified
 
 # Something to read; of the control characters only tab and the ends of lines.
@@ -176,11 +177,16 @@ def _add_translate(router, service, texts_type):
     async def translate(asked: Translate) -> Translated:
         name, translator = service.find("translate", asked.model)
 
-        def run(texts):
-            return translator.translate(texts, beam_size=asked.beam_size)
+        def run(items):
+            try:
+                return translator.translate([text for _, text in items], beam_size=asked.beam_size)
+            except ValueError as error:
+                if len(items) > 1:  # each is asked for alone next
+                    raise
+                raise ValueError(str(error).replace("texts[0]", f"texts[{items[0][0]}]", 1)) from error
 
-        key = ("translate", name, asked.beam_size)
-        done = await service.within(service.worker.map(run, asked.texts, key, service.max_batch))
+        key, items = ("translate", name, asked.beam_size), list(enumerate(asked.texts))
+        done = await service.within(service.worker.map(run, items, key, service.max_batch))
         return Translated(model=name, translations=done)
 
 
@@ -197,7 +203,12 @@ def _add_attention(router, service, text_type):
     async def attention(asked: Annotated[Attention, Query()]) -> HTMLResponse:
         _, translator = service.find("translate", asked.model)
         run = service.worker.call(attention_page, translator, asked.text, asked.translation)
-        return HTMLResponse(await service.within(run), headers={"content-security-policy": EXPLORER_POLICY})
+        try:
+            page = await service.within(run)
+        except Refusal as refusal:  # the frame of the explorer shows it
+            refusal.headers["content-security-policy"] = "default-src 'none'; frame-ancestors 'self'"
+            raise
+        return HTMLResponse(page, headers={"content-security-policy": EXPLORER_POLICY})
 
 
 def _add_classify(router, service, texts_type):
@@ -222,7 +233,9 @@ def _add_classify(router, service, texts_type):
 def _add_complete(router, service, text_type):
     class Complete(Asked):
         prompt: text_type = Field(examples=["Return the"])
-        max_new_tokens: Integer = Field(min(40, service.max_new_tokens), ge=1, le=service.max_new_tokens)
+        max_new_tokens: Annotated[int, Field(ge=1, le=service.max_new_tokens), _whole] | None = Field(
+            None, description="Default: 40, or what the model has room for."
+        )
         temperature: float = Field(1.0, ge=0, le=10, description="0: the likeliest token, always.")
         top_p: float = Field(1.0, gt=0, le=1, description="Only the likeliest tokens that together reach it.")
         seed: Seed | None = Field(None, description="The same seed gives the same text.")
@@ -233,9 +246,11 @@ def _add_complete(router, service, text_type):
         """As one answer, or as server-sent events: pieces as data, at last an event "end" or "error"."""
         name, generator = service.find("complete", asked.model)
         settings = asked.model_dump(exclude={"prompt", "model", "stream"})
+        if asked.max_new_tokens is None:
+            settings["max_new_tokens"] = min(40, service.max_new_tokens, generator.max_length - 1)
         pieces = service.pieces(lambda: generator.stream(asked.prompt, **settings))
         if not asked.stream:
-            return Completed(model=name, completion="".join([piece async for piece in pieces]))
+            return Completed(model=name, completion=await service.whole(pieces))
         first = await anext(pieces, "")  # what is refused is refused before the answer begins
         return StreamingResponse(_events(first, pieces), media_type=next(iter(EVENTS)))
 
@@ -275,6 +290,9 @@ async def _events(first, pieces) -> AsyncIterator[str]:
         yield "event: end\ndata: {}\n\n"
     except Refusal as refusal:
         yield f"event: error\ndata: {json.dumps(refusal.body)}\n\n"
+    except Exception:
+        logging.getLogger(__name__).exception("a completion failed")
+        yield f"event: error\ndata: {json.dumps(FAULT.body)}\n\n"
 
 
 def _refused(constant):

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import ipaddress
 import json
 import logging
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -38,13 +39,16 @@ class Refusal(Exception):
         return {"error": {"status": self.status, "message": self.message}}
 
 
+FAULT = Refusal(500, "Something went wrong here; what it was is in the server's log.")
+
+
 class Guard:
     """ASGI middleware: checks the host, reads the body within limits, sets headers, cancels for who has left.
 
     Args:
         app: The application inside.
-        hosts: Names that a request may give this server, without ports; None: any. It keeps out a page of
-            another site that lets its own name point here (DNS rebinding).
+        hosts: Names that a request may give this server, without ports, besides addresses; None: any. So a
+            page of another site cannot ask by letting its own name point here (DNS rebinding).
         max_body: Most bytes of a body.
         patience: Seconds that a body may take.
     Headers that the application sets itself stay as they are. An exception of the application becomes an
@@ -69,14 +73,12 @@ class Guard:
             logging.getLogger(__name__).exception("%s %s failed", scope["method"], scope["path"])
             if answer.started:
                 raise
-            await answer.refuse(
-                Refusal(500, "Something went wrong here; what it was is in the server's log.")
-            )
+            await answer.refuse(FAULT)
 
     def _check_host(self, scope):
         given = _header(scope, b"host")
         name = given.rpartition("]")[0] + "]" if given.startswith("[") else given.partition(":")[0]
-        if self.hosts is not None and name.lower() not in self.hosts:
+        if self.hosts is not None and name.lower() not in self.hosts and not _is_address(name):
             raise Refusal(
                 400, f"Host must be one of {', '.join(sorted(self.hosts))}; received {given[:80]!r}."
             )
@@ -149,6 +151,12 @@ class _Answer:
         pairs = [(name.lower().encode(), value.encode()) for name, value in headers.items()]
         await self.send({"type": "http.response.start", "status": refusal.status, "headers": pairs})
         await self.send({"type": "http.response.body", "body": body})
+
+
+def _is_address(name):
+    with contextlib.suppress(ValueError):
+        return bool(ipaddress.ip_address(name.strip("[]")))
+    return False
 
 
 def _header(scope, name):

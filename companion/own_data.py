@@ -23,7 +23,7 @@ def read_labeled(
         path: A UTF-8 file, by its suffix: .csv (fields with commas, quotes or line breaks in quotes) or .tsv
             (parted by tabs, quotes being characters like others), whose first line names the columns; or
             .jsonl, an object a line. Blank lines are skipped.
-        text_column, label_column: Names of the columns or fields. A label may be a number: 1 is read as "1".
+        text_column, label_column: Names of the columns or fields. A label may be a whole number, 1 for "1".
     Returns:
         N texts and N labels.
     Raises:

@@ -1,6 +1,7 @@
 """What the server does with loaded applications, however it is asked: finds them, runs them within limits."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -140,16 +141,31 @@ class Service:
         finally:
             self.streams -= 1
 
+    async def whole(self, pieces: AsyncIterator[str]) -> str:
+        """A text from its pieces, within the time of one answer.
+
+        Raises:
+            Refusal: As `within`.
+        """
+
+        async def joined():
+            return "".join([piece async for piece in pieces])
+
+        return await self.within(joined())
+
     async def warm_up(self) -> None:
         """Has each application compute something, for the first time takes longest."""
         first = {
             "translate": lambda translator: translator.translate(["a"]),
-            "complete": lambda generator: list(generator.stream("a", max_new_tokens=2)),
+            "complete": lambda generator: list(generator.stream("a", max_new_tokens=1)),
             "classify": lambda classifier: classifier.predict_proba(["a"]),
             "similar": len,
         }
         for name, application in self.applications.items():
-            await self.worker.call(first[self.tasks[name]], application)
+            try:
+                await self.worker.call(first[self.tasks[name]], application, limited=False)
+            except Exception:
+                logging.getLogger(__name__).exception("warming up %s failed", name)
 
 
 def absent(task: str) -> str:

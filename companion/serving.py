@@ -84,7 +84,7 @@ def create_app(
     Args:
         applications: {name: `Translator`, `TextClassifier`, `TextGenerator` or `WordVectors`}.
         allow_origin: Other sites whose pages may use the API, "http://localhost:3000"; none if empty.
-        hosts: Names under which the server may be asked, as `Guard` checks them; None: any.
+        hosts: Names under which the server may be asked, besides addresses, as `Guard` checks; None: any.
         warm_up: Compute something with each model at the start, so that the first request is no slower.
         **limits: Passed on to `Service`: max_length, timeout ...
     Returns:
@@ -136,11 +136,10 @@ def serve(options: argparse.Namespace) -> int:
     from companion.applications import find_applications, load_application, models_folder
 
     found = find_applications(options.model or models_folder())
-    local = options.host in (*LOOPBACK, "::1")
     app = create_app(
         {name: load_application(path) for name, path in found.items()},
         allow_origin=options.allow_origin or (),
-        hosts=LOOPBACK if local else None,
+        hosts=(*LOOPBACK, options.host.lower(), socket.gethostname().lower()),
         warm_up=True,
         max_length=options.max_length,
         timeout=options.timeout,
@@ -149,7 +148,8 @@ def serve(options: argparse.Namespace) -> int:
         print(f"{name}: {TASKS[task].noun}")
     with _listening(options.host, options.port) as (sockets, url):
         print(f"Open {url} in a browser; Ctrl+C ends it.", flush=True)
-        _server(app).run(sockets=sockets)
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again when all is closed
+            _server(app).run(sockets=sockets)
     return 0
 
 
@@ -187,10 +187,13 @@ def _server(app):
 @contextlib.contextmanager
 def _listening(host, port):
     check_at_least(0, port=port)
+    if port > 65535:
+        raise ValueError(f"port must be at most 65535; received port={port}.")
     host = host.strip("[]")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, port), family=family) as listener:
-        shown = f"[{host}]" if ":" in host else host
+        here = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+        shown = f"[{here}]" if ":" in here else here
         yield [listener], f"http://{shown}:{listener.getsockname()[1]}"
 
 

@@ -79,12 +79,15 @@ def table_rows(
 
 
 def json_rows(path: str | os.PathLike, fields: Sequence[str]) -> Iterator[tuple[str, dict]]:
-    """Yields the place ("file, line 3") and the object of each line of a file; each object has the fields.
+    """Yields the place ("file, line 3") and the object of each line of a file that is not blank.
 
     Raises:
-        ValueError: A line is no JSON object, or lacks a field.
+        ValueError: A line is no JSON object, or lacks one of the fields.
     """
-    for number, line in enumerate(Path(path).read_text(encoding="utf-8-sig").splitlines(), start=1):
+    lines = Path(path).read_text(encoding="utf-8-sig").split("\n")  # JSON may hold other ends of lines
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         place = f"{path}, line {number}"
         try:
             row = json.loads(line)

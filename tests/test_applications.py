@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import keras
 import numpy as np
 import pytest
 
@@ -35,6 +36,7 @@ def tokenizer(texts):
 
 @pytest.fixture(scope="module")
 def translator(randomized):
+    keras.utils.set_random_seed(0)
     source, target = tokenizer(ENGLISH), tokenizer(CHINESE)
     model = transformer(source.vocabulary_size, target.vocabulary_size, max_length=24, num_layers=2, **SIZES)
     return Translator(randomized(model), source, target, max_source_length=20, max_length=12)
@@ -42,6 +44,7 @@ def translator(randomized):
 
 @pytest.fixture(scope="module")
 def generator(randomized):
+    keras.utils.set_random_seed(0)
     words = tokenizer(ENGLISH + CHINESE)
     model = gpt(words.vocabulary_size, max_length=24, num_layers=1, **SIZES)
     return TextGenerator(randomized(model), words, max_length=24)

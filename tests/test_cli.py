@@ -8,6 +8,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import keras
 import numpy as np
 import pytest
 
@@ -112,6 +113,12 @@ def test_predict_reads_more_lines_than_fit_at_a_time(folder, stdin, capsys):
     assert [text for *_, text in rows(capsys)] == [f"text {i}" for i in range(count)]
 
 
+def test_a_closed_input_is_an_error(folder, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stdin", None)
+    assert main(["predict", "--model", str(folder)]) == 1
+    assert "standard input is closed: give texts or --file" in capsys.readouterr().err
+
+
 def test_nothing_to_read_prints_nothing(folder, stdin, capsys):
     stdin(b"")
     assert main(["predict", "--model", str(folder)]) == 0
@@ -197,6 +204,7 @@ def tokenizer():
 @pytest.fixture(scope="module")
 def cache(tokenizer, randomized, tmp_path_factory):
     """A cache folder with the models that chapters leave."""
+    keras.utils.set_random_seed(0)
     folder, size = tmp_path_factory.mktemp("cache"), tokenizer.vocabulary_size
     model = randomized(transformer(size, size, max_length=20, **SIZES))
     Translator(model, tokenizer, tokenizer, 20, 8).save(folder / "models" / "translation")

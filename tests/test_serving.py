@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import keras
 import numpy as np
 import pytest
 
@@ -33,6 +35,7 @@ ROOT = Path(companion.__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def applications(randomized):
+    keras.utils.set_random_seed(0)
     source, target = (SubwordTokenizer.train(texts, 280) for texts in (ENGLISH, CHINESE))
     translation = transformer(
         source.vocabulary_size, target.vocabulary_size, max_length=24, num_layers=1, **SIZES
@@ -50,7 +53,7 @@ def applications(randomized):
 
 @pytest.fixture(scope="module")
 def client(applications):
-    with TestClient(create_app(applications, max_length=100), base_url=HERE) as client:
+    with TestClient(create_app(applications, max_length=100, timeout=300), base_url=HERE) as client:
         yield client
 
 
@@ -83,7 +86,7 @@ class Endless:
             yield f"{prompt} "
 
 
-def until(condition, seconds=10):
+def until(condition, seconds=60):
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never happened"
@@ -157,7 +160,8 @@ def test_completions_are_the_generators_whole_and_in_pieces(client, applications
     whole = post(client, "complete", prompt="one red", **settings).json()
     assert whole == {"model": "text", "completion": expected}
     *pieces, end = events(post(client, "complete", prompt="one red", stream=True, **settings))
-    assert end == ("end", {}) and {kind for kind, _ in pieces} == {"message"} and len(pieces) > 1
+    assert end == ("end", {}) and {kind for kind, _ in pieces} == {"message"}
+    assert len(pieces) > 1 or temperature == 0  # some tokens in a row may be no whole character
     assert "".join(data["text"] for _, data in pieces) == expected
 
 
@@ -188,7 +192,7 @@ def test_models_and_health(client):
     answer = client.get("/api/models").json()
     tasks = {"translation": "translate", "text": "complete", "classifier": "classify", "vectors": "similar"}
     assert {model["name"]: model["task"] for model in answer["models"]} == tasks and not answer["absent"]
-    assert answer["limits"] == {"max_length": 100, "max_texts": 16, "max_new_tokens": 23, "timeout": 30}
+    assert answer["limits"] == {"max_length": 100, "max_texts": 16, "max_new_tokens": 23, "timeout": 300}
     health = client.get("/health").json()
     assert health == {"status": "ok", "version": companion.__version__, "waiting": 0}
 
@@ -254,7 +258,10 @@ def test_limits_out_of_range_are_refused(limits):
         ({"texts": ["a"], "beam_size": "2"}, "beam_size must be a valid integer; received '2'."),
         ({"texts": ["a"], "beam_size": True}, "beam_size must be a valid integer; received True."),
         ({"texts": ["a"], "bean_size": 2}, "bean_size is no field of this request."),
-        ({"texts": ["one red house " * 7]}, "must have at most max_source_length=20 tokens; received one of"),
+        (
+            {"texts": ["one", "one red house " * 7]},
+            "texts[1] must have at most max_source_length=20 tokens; received one",
+        ),
     ],
 )
 def test_a_request_that_does_not_fit_is_told_what_was_expected_and_what_came(client, fields, expected):
@@ -338,7 +345,8 @@ def test_another_host_is_refused(client, applications):
     for host in ("evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost@evil.example", ""):
         said = message(client.get("/health", headers={"host": host}), 400)
         assert said == f"Host must be one of 127.0.0.1, [::1], localhost; received {host!r}."
-    for host in ("127.0.0.1:8000", "localhost", "LOCALHOST:1", "[::1]:8000", "[::1]"):
+    named = "127.0.0.1:8000", "localhost", "LOCALHOST:1", "[::1]:8000", "[::1]"
+    for host in (*named, "127.0.0.2", "192.168.1.5:8000"):  # no other site has an address for a name
         assert client.get("/health", headers={"host": host}).status_code == 200
     with TestClient(create_app({}, hosts=None), base_url="http://any.example") as open_client:
         assert open_client.get("/health").status_code == 200
@@ -491,22 +499,21 @@ def test_a_fault_is_logged_and_not_told(caplog):
 def test_completions_under_way_are_few_and_let_others_pass():
     endless, slow = Endless(), Slow()
     slow.gate.set()
-    app = create_app({"endless": endless, "slow": slow}, max_streams=1)
-    with running(app) as url, httpx.Client(base_url=url, timeout=10) as client:
-        body = {"prompt": "a", "max_new_tokens": 200, "stream": True}
+    app = create_app({"endless": endless, "slow": slow}, max_streams=1, max_new_tokens=10**5)
+    with running(app) as url, httpx.Client(base_url=url, timeout=30) as client:
+        body = {"prompt": "a", "max_new_tokens": 10**5, "stream": True}
         with client.stream("POST", "/api/complete", json=body) as response:
             lines = response.iter_lines()
             assert next(lines) == 'data: {"text": "a "}'
-            begun = endless.written
             refused = post(client, "complete", prompt="b")
             assert message(refused, 503) == "At most 1 completions may be under way."
             assert post(client, "translate", texts=["x"]).json()["translations"] == ["X"]
-            assert endless.written < begun + 100  # the others did not wait for the end
+            assert endless.written < 10**5  # the others did not wait for the end
         until(lambda: app.state.service.streams == 0)  # the client has left
         written = endless.written
         assert post(client, "translate", texts=["y"]).status_code == 200
         time.sleep(0.1)
-        assert endless.written <= written + 1 and written < 200
+        assert endless.written <= written + 1
         assert post(client, "complete", prompt="c", max_new_tokens=2).json()["completion"] == "c c "
 
 
@@ -516,26 +523,49 @@ def test_a_client_that_leaves_takes_its_texts_along():
     with running(app) as url, ThreadPoolExecutor(1) as pool, httpx.Client(base_url=url, timeout=10) as client:
         first = pool.submit(post, client, "translate", texts=["first"])
         until(lambda: slow.calls)
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{url}/api/translate", json={"texts": ["gone"]}, timeout=0.1)
+        body, (host, _, port) = b'{"texts": ["gone"]}', url.removeprefix("http://").partition(":")
+        head = f"Host: {host}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        with socket.create_connection((host, int(port))) as leaving:
+            leaving.sendall(f"POST /api/translate HTTP/1.1\r\n{head}\r\n\r\n".encode() + body)
+            until(lambda: app.state.service.worker.waiting == 1)
+        until(lambda: app.state.service.worker.waiting == 0)
         slow.gate.set()
         assert first.result().status_code == 200
         assert post(client, "translate", texts=["last"]).status_code == 200
     assert slow.calls == [["first"], ["last"]]
 
 
-def test_a_stream_that_breaks_says_so():
+@pytest.mark.parametrize(("error", "status"), [(ValueError, 422), (RuntimeError, 500)])
+def test_a_stream_that_breaks_says_so(error, status):
     class Breaks:
         max_length = 64
 
         def stream(self, prompt, **settings):
             yield "one"
-            raise ValueError("no more words")
+            raise error("no more words")
 
     with TestClient(create_app({"breaks": Breaks()}), base_url=HERE) as client:
-        first, last = events(post(client, "complete", prompt="a", stream=True))
+        first, (kind, said) = events(post(client, "complete", prompt="a", stream=True))
         assert first == ("message", {"text": "one"})
-        assert last == ("error", {"error": {"status": 422, "message": "no more words"}})
+        assert kind == "error" and said["error"]["status"] == status
+        assert (said["error"]["message"] == "no more words") == (status == 422)
+
+
+def test_the_timeout_is_of_a_whole_completion():
+    endless = Endless()
+    app = create_app({"endless": endless}, max_new_tokens=10**5, timeout=0.3)
+    with TestClient(app, base_url=HERE) as client:
+        late = post(client, "complete", prompt="a", max_new_tokens=10**5)
+        assert message(late, 504) == "The answer took more than 0.3 seconds."
+        assert endless.written < 10**5
+
+
+def test_a_model_with_little_room_completes_by_default():
+    class Short(Endless):
+        max_length = 4
+
+    with TestClient(create_app({"short": Short(), "long": Endless()}), base_url=HERE) as client:
+        assert post(client, "complete", prompt="a", model="short").json()["completion"] == "a a a "
 
 
 # The command
@@ -550,7 +580,7 @@ def test_serve_opens_the_models_of_a_folder_and_ends_when_it_is_interrupted(appl
         "sys.exit(serve(argparse.Namespace(**json.loads(sys.argv[1]))))"
     )
     options = {"model": str(tmp_path), "host": "127.0.0.1", "port": 0, "allow_origin": [], "max_length": 50}
-    command = [sys.executable, "-c", program, json.dumps(options | {"timeout": 20.0})]
+    command = [sys.executable, "-c", program, json.dumps(options | {"timeout": 120.0})]
     with subprocess.Popen(
         command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as server:
@@ -558,19 +588,23 @@ def test_serve_opens_the_models_of_a_folder_and_ends_when_it_is_interrupted(appl
             said = [server.stdout.readline() for _ in range(3)]
             assert said[:2] == ["classifier: text classifier\n", "text: text generator\n"]
             url = re.search(r"http://127\.0\.0\.1:\d+", said[2])[0]
-            until(lambda: httpx.get(f"{url}/health").status_code == 200)
-            answer = httpx.post(f"{url}/api/classify", json={"texts": ENGLISH}, timeout=30).json()
+            until(lambda: httpx.get(f"{url}/health", timeout=60).status_code == 200)
+            answer = httpx.post(f"{url}/api/classify", json={"texts": ENGLISH}, timeout=150).json()
             labels = [result["label"] for result in answer["results"]]
             assert labels == applications["classifier"].predict(ENGLISH)
-            assert httpx.post(f"{url}/api/classify", json={"texts": ["a" * 51]}).status_code == 422
+            assert (
+                httpx.post(f"{url}/api/classify", json={"texts": ["a" * 51]}, timeout=60).status_code == 422
+            )
         finally:
             server.send_signal(signal.SIGINT)
-        assert server.wait(20) in (0, -signal.SIGINT, 1) and "Traceback" not in server.stdout.read()
+        assert server.wait(60) == 0 and "Traceback" not in server.stderr.read()
 
 
 def test_a_port_that_is_taken_and_a_model_that_is_absent_are_errors(tmp_path):
     options = {"host": "127.0.0.1", "allow_origin": [], "max_length": 50, "timeout": 5.0}
     with running(create_app({})) as url, pytest.raises(OSError, match="in use"):
         serve(argparse.Namespace(model=str(tmp_path), port=int(url.rpartition(":")[2]), **options))
+    with pytest.raises(ValueError, match="port must be at most 65535; received port=70000"):
+        serve(argparse.Namespace(model=str(tmp_path), port=70000, **options))
     with pytest.raises(ValueError, match="port must be at least 0; received port=-1"):
         serve(argparse.Namespace(model=str(tmp_path), port=-1, **options))

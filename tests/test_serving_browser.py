@@ -4,6 +4,7 @@ import re
 import threading
 import time
 
+import keras
 import numpy as np
 import pytest
 
@@ -40,6 +41,7 @@ class Echo:
 
 @pytest.fixture(scope="module")
 def applications(randomized):
+    keras.utils.set_random_seed(0)
     source, target = (SubwordTokenizer.train(texts, 280) for texts in (ENGLISH, CHINESE))
     sizes = source.vocabulary_size, target.vocabulary_size
     model = randomized(transformer(*sizes, max_length=96, num_layers=1, **SIZES))
@@ -55,13 +57,13 @@ def applications(randomized):
 
 @pytest.fixture(scope="module")
 def url(applications):
-    with serving.running(serving.create_app(applications, max_length=200)) as url:
+    with serving.running(serving.create_app(applications, max_length=200, timeout=300)) as url:
         yield url
 
 
 @pytest.fixture
 def page(browser_page, url):
-    browser_page.set_default_timeout(15_000)
+    browser_page.set_default_timeout(60_000)
     browser_page.goto(url)
     browser_page.wait_for_selector("#loaded:not(:empty)")
     return browser_page
@@ -123,16 +125,17 @@ def test_a_text_is_completed_piece_by_piece_and_stopped(page, applications):
     page.fill("[name=max_new_tokens]", "200")
     page.click("#complete button[type=submit]")
     page.wait_for_selector("#complete .answer >> text=4:x")
+    echo.may_write.clear()  # while the test looks at it
     assert page.get_attribute("#complete .answer", "aria-busy") == "true"
     page.click("#complete .stop")
     page.wait_for_selector("#complete .stop", state="hidden")
-    written = page.text_content("#complete .answer")
+    written, stopped = page.text_content("#complete .answer"), echo.written
+    time.sleep(0.3)
+    echo.may_write.set()
     time.sleep(0.3)
     assert page.text_content("#complete .answer") == written and "4:x" in written
     assert page.text_content("#complete .error") == ""
-    stopped = echo.written
-    time.sleep(0.2)
-    assert echo.written <= stopped + 1 < begun + 150
+    assert echo.written <= stopped + 1 < begun + 200
 
 
 def test_similar_words_lead_to_others(page):

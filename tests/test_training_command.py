@@ -33,13 +33,13 @@ def write(path, rows=ROWS):
     [
         ("a.csv", '\ufefflabel,text\r\nx,"one, ""two""\nthree"\r\n\r\n2,你好\r\n'),
         ("a.tsv", 'label\ttext\nx\tone, "two"\n2\t你好\n'),
-        ("a.jsonl", '{"text": "one", "label": "x", "more": 1}\n{"label": 2, "text": "你好"}\n'),
+        ("a.jsonl", '{"text": "o\u2028ne", "label": "x", "more": 1}\n\n{"label": 2, "text": "你好"}\n'),
     ],
 )
 def test_files_are_read(tmp_path, name, content):
     (tmp_path / name).write_text(content, encoding="utf-8", newline="")
     texts, labels = read_labeled(tmp_path / name)
-    first = {"a.csv": 'one, "two"\nthree', "a.tsv": 'one, "two"', "a.jsonl": "one"}[name]
+    first = {"a.csv": 'one, "two"\nthree', "a.tsv": 'one, "two"', "a.jsonl": "o\u2028ne"}[name]
     assert (texts, labels) == ([first, "你好"], ["x", "2"])
 
 
