@@ -337,18 +337,19 @@ def test_an_empty_folder_is_filled(tmp_path):
     assert load_artifact(tmp_path / "out", "kind", 1) == {"n": 1}
 
 
-def test_a_failed_swap_brings_the_old_folder_back(tmp_path, monkeypatch):
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_failed_swap_brings_the_old_folder_back(tmp_path, monkeypatch, error):
     save_artifact(tmp_path / "a", "kind", 1, {"n": 1}, lambda folder: None)
     replace, calls = os.replace, []
 
     def fails_second(source, target):
         calls.append(source)
         if len(calls) == 2:
-            raise OSError("interrupted")
+            raise error("interrupted")
         replace(source, target)
 
     monkeypatch.setattr(os, "replace", fails_second)
-    with pytest.raises(OSError, match="interrupted"):
+    with pytest.raises(error, match="interrupted"):
         save_artifact(tmp_path / "a", "kind", 1, {"n": 2}, lambda folder: None)
     assert load_artifact(tmp_path / "a", "kind", 1) == {"n": 1}
 
