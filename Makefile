@@ -71,7 +71,7 @@ format: $(TEST) ## mend the style of code and notebooks
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: $(BENCH) ## measure against peers, in 30 to 50 minutes (one script: BENCHMARK=training)
+bench: $(BENCH) ## measure against peers, in 45 to 65 minutes (one script: BENCHMARK=training)
 	@for script in benchmarks/$(BENCHMARK)*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
 
 .PHONY: ready
@@ -116,7 +116,7 @@ $(TEST): $(BOOK)
 	@rm -f $(VENV)/.test-* && touch $@
 
 # The lock is complete. Of its own, tensorflow-text would bring tensorflow, although tensorflow-cpu serves as well.
-$(BENCH): $(BOOK)
+$(BENCH): $(TEST)
 	$(PIP) install --no-deps --requirement requirements-bench.txt
 	@rm -f $(VENV)/.bench-* && touch $@
 
