@@ -1,6 +1,7 @@
 """The explorer in a browser: `browser_page` fails a test that reaches for the network or logs an error."""
 
 import re
+from pathlib import Path
 
 import nbformat
 import numpy as np
@@ -532,6 +533,28 @@ def test_an_exported_notebook_holds_them(browser_page, tmp_path):
     near(means(two), WEIGHTS[0].mean((0, 1)))
     assert one.inner_text("h1") == "译"
     assert one.evaluate("document.documentElement.scrollHeight <= innerHeight")
+
+
+CHAPTERS = Path(__file__).resolve().parents[1] / "chapters"
+SHOWN_IN = ("03_2_translation", "03_3_strengths_and_limits", "04_2_derivation")
+SHOWN_IN += ("05_3_libraries", "08_1_bert_gpt_t5")
+
+
+@pytest.mark.parametrize("name", SHOWN_IN)
+def test_an_exported_chapter_shows_its_explorer(browser_page, tmp_path, name):
+    exporters = pytest.importorskip("nbconvert.exporters")
+    exporter = exporters.HTMLExporter(mathjax_url="", require_js_url="")
+    text, _ = exporter.from_filename(CHAPTERS / f"{name}.ipynb")
+    (tmp_path / "chapter.html").write_text(text, encoding="utf-8")
+    browser_page.goto((tmp_path / "chapter.html").as_uri())
+    (frame,) = frames(browser_page)
+    for view in ("steps", "grid", "heads"):
+        frame.click(f"#tab-{view}")
+        settled(frame)
+        assert frame.is_visible(f"#{view}")
+    token(frame, "targets", 1).click()
+    settled(frame)
+    assert "attends most to" in frame.inner_text("#status")
 
 
 def test_a_dark_notebook_makes_it_dark(browser_page, tmp_path):
