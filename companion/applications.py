@@ -13,7 +13,7 @@ from companion.artifact import CONFIG, load_artifact
 from companion.base import check_at_least
 from companion.cache import cache_folder
 from companion.classification import KIND, TextClassifier
-from companion.generation import generate, stream
+from companion.generation import generate, stream, text_pieces
 from companion.inspection import attention_weights
 from companion.saved_model import VERSION, SavedModel, given_text, given_texts
 from companion.tokenizer import Tokenizer
@@ -198,7 +198,7 @@ class TextGenerator(SavedModel):
         """
         settings = self._settings(max_new_tokens, temperature, top_p, seed)
         row = self._last_ids(given_text(prompt, "prompt"), max_new_tokens)
-        return self._pieces(stream(self.model, [row], **settings))
+        return text_pieces(stream(self.model, [row], **settings), self.tokenizer)
 
     def _settings(self, max_new_tokens, temperature, top_p, seed):
         if not 1 <= max_new_tokens < self.max_length:
@@ -212,17 +212,6 @@ class TextGenerator(SavedModel):
 
     def _last_ids(self, prompt, max_new_tokens):
         return self.tokenizer.encode(prompt)[-(self.max_length - max_new_tokens) :]
-
-    def _pieces(self, columns):
-        ids, shown = [], ""
-        for (token,) in columns:
-            ids.append(token)
-            text = self.tokenizer.decode(ids).rstrip("\ufffd")  # of a character, whose other bytes may follow
-            if text.startswith(shown) and text != shown:
-                yield text[len(shown) :]
-                shown = text
-        if rest := self.tokenizer.decode(ids)[len(shown) :]:
-            yield rest
 
 
 KINDS = {KIND: TextClassifier, Translator.KIND: Translator, TextGenerator.KIND: TextGenerator}

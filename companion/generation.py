@@ -110,7 +110,8 @@ def stream(model: keras.Model, prompts: Prompts, **settings) -> Iterator[np.ndar
     writer = _Writer(**call.arguments)
     if call.arguments["strategy"] == "beam":
         raise ValueError("strategy must be greedy or sample in a stream; received strategy='beam'.")
-    return _pieces(writer, call.arguments["tokenizer"]) if isinstance(prompts, str) else _columns(writer)
+    columns = _columns(writer)
+    return text_pieces(columns, call.arguments["tokenizer"]) if isinstance(prompts, str) else columns
 
 
 def _columns(writer):
@@ -122,9 +123,13 @@ def _columns(writer):
         count = round(min(max(1, count * GLANCE / (time.perf_counter() - started)), 2 * count))
 
 
-def _pieces(writer, tokenizer):
+def text_pieces(columns: Iterator[np.ndarray], tokenizer) -> Iterator[str]:
+    """The text of one row's tokens, (1,) int each, in pieces that joined are what the tokenizer decodes.
+
+    A character waits until all its bytes are there; no piece is empty.
+    """
     ids, shown = [], ""
-    for (token,) in _columns(writer):
+    for (token,) in columns:
         ids.append(token)
         text = tokenizer.decode(ids).rstrip("\ufffd")  # of a character, whose other bytes may follow
         if text.startswith(shown) and text != shown:

@@ -21,6 +21,7 @@ LENT = {
     "encoder": {"Block", "activation_named", "gelu_tanh", "normalization"},
     "classifiers": {"class_probabilities", "mean_of_real"},
     "artifact": {"swap"},
+    "generation": {"text_pieces"},
     "pretraining": {"vocabulary_head"},
     "pretrained_tokenizer": {"special_ids"},
     "sentencepiece_files": {"read_sentencepiece"},
