@@ -95,6 +95,7 @@ _ON_FIRST_USE = {
     "rounds": "",
     "classification": "TextClassifier",
     "abstention": "RiskCoverage SelectiveAccuracy risk_coverage selective_accuracy threshold_for",
+    "review": "read_review write_review",
     "text_quality": "distinct_n repetition_rate rouge",
     "scenes": "Scene Thing attribute_accuracy color_shape_pairs draw_scenes",
     "melody": "Melody Tune artificial_tune read_melodies synthesize to_wav",

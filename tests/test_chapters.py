@@ -144,8 +144,10 @@ def test_outputs_are_as_make_chapters_leaves_them(path):
 
 @each_chapter
 def test_exercises_have_solutions(path):
-    exercises = any(re.search("^#+ .*Exercises", cell.source, re.MULTILINE) for cell in cells(path))
+    texts = [cell.source for cell in cells(path) if cell.cell_type == "markdown"]
+    exercises = any(re.search("^#+ .*Exercises", text, re.MULTILINE) for text in texts)
     assert not exercises or FOLDER / "solutions" / path.name in SOLUTIONS
+    assert not exercises or any(f"(solutions/{path.name})" in text for text in texts)
 
 
 @each_solution

@@ -1,6 +1,7 @@
 """The rules of the house: what may import what, what may lie in the repository, what must agree."""
 
 import ast
+import hashlib
 import importlib.metadata
 import re
 import subprocess
@@ -41,7 +42,7 @@ ORDER = (
     *("weight_maps", "checkpoint_families", "checkpoint_configs", "pretrained"),
     *("evaluation", "drawing", "visualization", "token_maps", "explorer", "flowchart"),
     *("labeled", "rounds", "classification"),
-    *("abstention", "text_quality", "retrieval", "scenes", "captioning", "melody", "dialogue"),
+    *("abstention", "review", "text_quality", "retrieval", "scenes", "captioning", "melody", "dialogue"),
     *("recommendation", "entities", "bibliography", "compute", "scaling"),
     *("preference", "federated", "privacy", "attribution", "fairness", "model_card"),
     *("saved_model", "applications", "own_data", "batching", "guard", "service", "endpoints", "serving"),
@@ -55,6 +56,7 @@ ALONE = {"evaluation", "drawing", "explorer"}  # arrays and tokens in; `visualiz
 BACKENDS = {"tensorflow", "jax", "torch"}
 MODULES = sorted((ROOT / "companion").glob("*.py"))
 CHAPTERS = sorted((ROOT / "chapters").glob("*.ipynb"))
+SETS = sorted((ROOT / "data").glob("*.[jt]*"))  # .json, .jsonl, .tsv, .txt
 NOTEBOOKS = CHAPTERS + sorted((ROOT / "chapters" / "solutions").glob("*.ipynb"))
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = PROJECT["optional-dependencies"]
@@ -311,6 +313,14 @@ def test_the_example_of_the_readme_runs_ignores_padding_and_loads(monkeypatch, t
     np.testing.assert_allclose(short, long, atol=1e-6)
     (saved,) = tmp_path.iterdir()
     np.testing.assert_array_equal(keras.saving.load_model(saved)(tokens).numpy(), short)
+
+
+@pytest.mark.parametrize("path", SETS, ids=lambda path: path.name)
+def test_each_written_set_has_a_card_with_its_hash(path):
+    card = (ROOT / "data" / "README.md").read_text(encoding="utf-8")
+    text = path.read_text(encoding="utf-8")  # whatever the line ends of the checkout
+    assert f"**`{path.name}`**" in card
+    assert hashlib.sha256(text.encode()).hexdigest() in card, f"data/README.md: the sha256 of {path.name}"
 
 
 def test_the_readme_leaves_out_no_chapter_and_no_module():

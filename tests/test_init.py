@@ -37,6 +37,7 @@ LENT = {
     | {"moves", "longest_copied"},
     "dialogue": {"features", "language_of"},
     "recommendation": {"Recommender"},
+    "review": {"filled", "one_of", "share"},
     "entities": {"look_up", "tag"},
     "preference": {"Step", "advantages", "answer_batch", "sample_answers", "scorer"},
     "federated": {"average"},

@@ -1,7 +1,6 @@
 """The sets written for this book, and their reader."""
 
 import difflib
-import hashlib
 import re
 from collections import Counter, defaultdict
 from pathlib import Path
@@ -143,9 +142,3 @@ def test_a_bad_line_is_named(tmp_path, lines, message):
 def test_a_missing_file_is_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match="none"):
         read_sentiment(tmp_path / "none.tsv")
-
-
-def test_the_card_gives_the_hash():
-    card = (DATA / "README.md").read_text(encoding="utf-8")
-    text = (DATA / "sentiment.tsv").read_text(encoding="utf-8")  # whatever the line ends of the checkout
-    assert hashlib.sha256(text.encode()).hexdigest() in card, "data/README.md: the sha256 of sentiment.tsv"
