@@ -36,7 +36,7 @@ from companion.lora import (
 from companion.lstm import lstm_language_model, lstm_seq2seq
 from companion.models import bert, gpt, t5, transformer
 from companion.pretraining import Pretrainer, WarmupCosine, WarmupInverseSqrt, chunked_cross_entropy
-from companion.retrieval import WeightedMean, hit_rate, in_batch_loss, mean_reciprocal_rank, ndcg
+from companion.retrieval import UnitLength, WeightedMean, hit_rate, in_batch_loss, mean_reciprocal_rank, ndcg
 
 __version__ = "0.1.0"
 
@@ -144,6 +144,7 @@ __all__ = [
     "TokenPositionEmbedding",
     "WarmupCosine",
     "WarmupInverseSqrt",
+    "UnitLength",
     "WeightedMean",
     "add_lora",
     "attention_distribution",

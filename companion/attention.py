@@ -59,7 +59,7 @@ def attention_distribution(query, key, attention_mask=None, position_bias=None, 
         scores = scores + ops.cast(position_bias, dtype)
     if attention_mask is not None:
         # large but finite: a fully masked row must not become NaN; so large that nothing of a score remains
-        scores = scores + ops.cast(ops.where(attention_mask, 0.0, -1e30), dtype)
+        scores = scores + ops.where(attention_mask, ops.cast(0.0, dtype), ops.cast(-1e30, dtype))
     return ops.cast(ops.softmax(scores, axis=-1), query.dtype)
 
 

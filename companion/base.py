@@ -24,6 +24,11 @@ def takes_plain_numbers(function: Callable) -> Callable:
     return called
 
 
+def computes_in_float16(model: keras.Model) -> bool:
+    """Whether a model's gradients may vanish unless its loss is scaled, whatever its own policy says."""
+    return any(layer.compute_dtype == "float16" for layer in model._flatten_layers())
+
+
 class Layer(keras.layers.Layer):
     """A layer that may be made with NumPy's numbers: from its arguments Keras writes down how to load it."""
 

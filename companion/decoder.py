@@ -93,7 +93,16 @@ class DecoderBlock(Block):
         shape = (batch_size, self.self_attention.num_heads, length, self.self_attention.head_dim)
         return ops.zeros(shape, self.compute_dtype), ops.zeros(shape, self.compute_dtype)
 
-    def step(self, target, cache, position, source_pair=None, source_mask=None, position_bias=None):
+    def step(
+        self,
+        target,
+        cache,
+        position,
+        source_pair=None,
+        source_mask=None,
+        position_bias=None,
+        attention_mask=None,
+    ):
         """A call for new positions only.
 
         Args:
@@ -105,6 +114,8 @@ class DecoderBlock(Block):
             source_mask: bool, broadcastable to (B, N, S).
             position_bias: float, broadcastable to (B, H, N, L), L being the cache's length, e.g. from
                 `RelativePositionBias.rows`.
+            attention_mask: bool, broadcastable to (B, N, L): which positions of the cache may be attended,
+                of those up to the new one; itself it always may. None: all of them.
         Returns:
             (B, N, M) float, and the cache with the new positions written into it.
         Raises:
@@ -117,9 +128,11 @@ class DecoderBlock(Block):
             ops.slice_update(old, (0, 0, position, 0), new)
             for old, new in zip(cache, self.self_attention.project(normalized), strict=True)
         )
-        new_positions = position + ops.arange(target.shape[1])
-        attention_mask = ops.arange(cache[0].shape[2])[None, :] <= new_positions[:, None]
-        attended, _ = self.self_attention.attend(normalized, *cache, attention_mask, position_bias)
+        rows, columns = position + ops.arange(target.shape[1])[:, None], ops.arange(cache[0].shape[2])
+        mask = columns <= rows
+        if attention_mask is not None:
+            mask = ops.logical_and(mask, ops.logical_or(attention_mask, columns == rows))
+        attended, _ = self.self_attention.attend(normalized, *cache, mask, position_bias)
         target = self.added(target, attended, self.self_attention_norm)
         target, _ = self._attend_to_source(target, source_pair, source_mask)
         return self.transform(target), cache

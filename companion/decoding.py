@@ -16,7 +16,8 @@ class Decoder:
     Args:
         model: Functional, from tokens (B, T) int, or from a source (B, S) and a target (B, T), to logits
             (B, T, V) that depend on no later token. For a cache, whatever reads the target must treat each
-            position alone, except `DecoderBlock`, `RelativePositionBias` and `TokenPositionEmbedding`.
+            position alone, except `DecoderBlock`, `RelativePositionBias` and `TokenPositionEmbedding`, and a
+            block's attention_mask must be made of the target, (B, 1, T) as by `padding_mask`.
     Attributes:
         prompt, target: The model's inputs: the source and the target, or, decoder-only, the same one twice.
         blocks: The calls of decoder blocks, each of which has a cache of its own.
@@ -37,6 +38,8 @@ class Decoder:
         self.vocabulary_size = shapes[0][-1]
         self._once, self._steps, self._kept = _cut(_calls(inputs, self.logits), self.target)
         self.blocks = [call for call in self._steps if isinstance(call.operation, DecoderBlock)]
+        masks = (_arguments(call).get("attention_mask") for call in self.blocks)
+        self._masks = list({mask: None for mask in masks if mask is not None})
 
     def limits(self, tensor):
         """The vocabulary size and the greatest length of what reads an input; infinity: no limit is known."""
@@ -66,8 +69,20 @@ class Decoder:
         return tree.map_structure(lambda x: ops.repeat(x, count, axis=0), pairs), kept
 
     def start(self, num_rows, length):
-        """Empty caches with room for `length` positions."""
-        return tuple(call.operation.start_cache(num_rows, length) for call in self.blocks)
+        """Empty caches with room for `length` positions: of the blocks, and of which positions are masked.
+
+        Raises:
+            ValueError: An attention_mask says more than which tokens of the target are not attended.
+        """
+        made = {x for call in self._steps for x in call.output_tensors}
+        for mask in self._masks:
+            if mask not in made or mask.ndim != 3 or mask.shape[1] != 1:
+                raise ValueError(
+                    "use_cache must be False unless each attention_mask is made of the target, (B, 1, T); "
+                    f"received one of shape {mask.shape}."
+                )
+        pairs = tuple(call.operation.start_cache(num_rows, length) for call in self.blocks)
+        return pairs, tuple(ops.zeros((num_rows, length), "bool") for _ in self._masks)
 
     def fill(self, tokens, memory, caches):
         """The caches after the first N positions, of which tokens (R, N) int are known."""
@@ -96,13 +111,14 @@ class Decoder:
         return values[self.logits]
 
     def _walk(self, calls, tokens, position, memory, caches):
-        pairs, kept = memory
+        (pairs, kept), (caches, allowed) = memory, caches
         values = dict(zip(self._kept, kept, strict=True)) | {self.target: ops.cast(tokens, self.target.dtype)}
         states, new, length = zip(pairs, caches, strict=True), [], caches[0][0].shape[2]
+        allowed = dict(zip(self._masks, allowed, strict=True))  # at all positions, by the mask of a call
         for call in calls:
             layer = call.operation
             if isinstance(layer, DecoderBlock):
-                result, cache = _step(call, values, position, *next(states))
+                result, cache = _step(call, values, position, *next(states), allowed)
                 new.append(cache)
             elif isinstance(layer, RelativePositionBias):
                 result = layer.rows(position, tokens.shape[1], length)
@@ -111,7 +127,12 @@ class Decoder:
             else:
                 result = _run(call, values)
             values |= _results(call, result)
-        return values, tuple(new)
+            for mask in allowed.keys() & call.output_tensors:
+                shape = (allowed[mask].shape[0], tokens.shape[1])
+                allowed[mask] = ops.slice_update(
+                    allowed[mask], (0, position), ops.broadcast_to(values[mask][:, 0], shape)
+                )
+        return values, (tuple(new), tuple(allowed.values()))
 
 
 def _calls(inputs, outputs):
@@ -152,10 +173,12 @@ def _run(call, values, **changed):
     return call.operation(*args, **kwargs)
 
 
-def _step(call, values, position, source_pair, cache):
-    names = ("target", "source_mask", "position_bias")  # the cache holds no padding, and its order is causal
+def _step(call, values, position, source_pair, cache, allowed):
+    names = ("target", "source_mask", "position_bias")
     target, mask, bias = (_filled(_arguments(call).get(name), values) for name in names)
-    return call.operation.step(target, cache, position, source_pair or None, mask, bias)
+    own_mask = _arguments(call).get("attention_mask")
+    own_mask = None if own_mask is None else allowed[own_mask][:, None]
+    return call.operation.step(target, cache, position, source_pair or None, mask, bias, own_mask)
 
 
 def _results(call, result):

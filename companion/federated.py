@@ -58,6 +58,7 @@ def local_client(
         raise ValueError("model must be compiled; received one that is not.")
     model.optimizer.build(model.trainable_variables)
     fresh = [ops.convert_to_numpy(variable) for variable in model.optimizer.variables]
+    dropouts = [variable for variable in model.variables if variable.name == "seed_generator_state"]
     size = max(len(inputs), 1) if batch_size is None else batch_size
 
     def client(weights, seed):
@@ -65,6 +66,8 @@ def local_client(
         for variable, value in zip(model.optimizer.variables, fresh, strict=True):
             variable.assign(value)
         random = np.random.default_rng(seed)
+        for number, state in enumerate(dropouts, start=1):
+            state.assign(np.random.default_rng([seed, number]).integers(2**31, size=2))
         for _ in range(epochs):
             order = random.permutation(len(inputs))
             for start in range(0, len(order), size):

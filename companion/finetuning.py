@@ -15,7 +15,7 @@ from collections.abc import Iterable, Mapping, Sequence
 import keras
 from keras import ops
 
-from companion.base import check_at_least
+from companion.base import check_at_least, computes_in_float16
 from companion.decoder import DecoderBlock
 from companion.encoder import EncoderBlock
 from companion.pretraining import Pretrainer, WarmupCosine, vocabulary_head
@@ -105,7 +105,7 @@ class GroupedAdamW(keras.optimizers.AdamW):
     def update_step(self, gradient, variable, learning_rate):
         factor = self.factors[self._get_variable_index(variable)]
         learning_rate = ops.cast(learning_rate, variable.dtype) * factor
-        if len(variable.shape) > 1 and self.weight_decay:
+        if len(variable.shape) > 1 and self.weight_decay and self._use_weight_decay(variable):
             self.assign_sub(variable, variable * self.weight_decay * learning_rate)
         super().update_step(gradient, variable, learning_rate)
 
@@ -139,7 +139,7 @@ def fine_tune(
             tf.data.Dataset, or what else `fit` reads and has a len.
         validation: The same, to stop by. Never the test data: what was chosen by it says nothing any more.
         learning_rate: The largest one, > 0.
-        epochs: Most passes, >= 1; the learning rate reaches 0 at the end of the last one.
+        epochs: Most passes, >= 1; the learning rate reaches 0 in the last step of the last one.
         patience: Passes without a smaller held-out loss before stopping, >= 0.
         rates, weight_decay: see `GroupedAdamW`.
         verbose: As of `fit`; 2: a line per pass.
@@ -164,6 +164,8 @@ def fine_tune(
         model = model if isinstance(model, Pretrainer) else Pretrainer(model)
         model.compile(optimizer)
     else:
+        if computes_in_float16(model) and model.dtype_policy.name != "mixed_float16":  # else Keras does it
+            optimizer = keras.optimizers.LossScaleOptimizer(optimizer)
         accuracies = [["accuracy"] for _ in model.outputs]
         model.compile(optimizer, "sparse_categorical_crossentropy", weighted_metrics=accuracies)
     best = keras.callbacks.EarlyStopping("val_loss", patience=patience, restore_best_weights=True)

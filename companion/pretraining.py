@@ -5,7 +5,7 @@ import math
 import keras
 from keras import ops
 
-from companion.base import check_at_least
+from companion.base import check_at_least, computes_in_float16
 from companion.embedding import TokenPositionEmbedding
 
 
@@ -42,12 +42,13 @@ def chunked_cross_entropy(hidden, table, labels, weights=None, bias=None, chunk_
 
         def backward(*upstreams, upstream=None):
             upstream = upstreams[0] if upstream is None else upstream  # PyTorch's comes by name
-            return tuple(ops.cast(upstream, x.dtype) * x for x in gradients)
+            # in float16 the upstream alone may overflow, and infinity times 0 is NaN
+            return tuple(ops.cast(upstream * ops.cast(x, "float32"), x.dtype) for x in gradients)
 
         return total, backward
 
     arrays = (hidden, table) if bias is None else (hidden, table, bias)
-    return weighted_sum(*map(ops.convert_to_tensor, arrays)) / ops.maximum(ops.sum(weights), 1e-9)
+    return ops.divide_no_nan(weighted_sum(*map(ops.convert_to_tensor, arrays)), ops.sum(weights))
 
 
 def _forward_and_gradients(hidden, table, *bias, labels, weights, chunk_size):
@@ -97,6 +98,7 @@ def _chunk(hidden, table, labels, weights, *bias):
 class Pretrainer(keras.Model):
     """Trains a language model by `chunked_cross_entropy`: compile without a loss, then fit and evaluate.
 
+    The loss of a model that computes in float16 is scaled, and losses of its layers (regularizers) are added.
     It has no weights of its own: train it, and save the model. Keras's own options do the rest:
 
         trainer = Pretrainer(model)
@@ -124,11 +126,13 @@ class Pretrainer(keras.Model):
         In fit and evaluate, from labels (B, T) int and sample weights (B, T) float, the loss: the mean over
         all weights of the epoch, so that exp(loss) is the perplexity.
     Raises:
-        ValueError: the model ends in something else, or a size is below 1.
+        ValueError: the model ends in something else, a size is below 1, or compile was given a loss or
+            metrics: the logits that these would read are never whole.
     """
 
     def __init__(self, model, labels_per_row=None, chunk_size=256, **kwargs):
-        super().__init__(**kwargs)
+        # by its policy Keras decides whether the loss is scaled
+        super().__init__(**({"dtype": "mixed_float16"} if computes_in_float16(model) else {}) | kwargs)
         check_at_least(1, chunk_size=chunk_size)
         check_at_least(1, labels_per_row=1 if labels_per_row is None else labels_per_row)
         head = vocabulary_head(model)
@@ -143,6 +147,12 @@ class Pretrainer(keras.Model):
         # in place of Keras's own, which counts a batch of few tokens like one of many
         self.mean_loss = keras.metrics.Mean("loss")
 
+    def compile(self, optimizer="rmsprop", loss=None, **kwargs):
+        for name, given in {"loss": loss, **kwargs}.items():
+            if given is not None and name in ("loss", "loss_weights", "metrics", "weighted_metrics"):
+                raise ValueError(f"{name} must be left out, the loss is cross-entropy; received {given!r}.")
+        super().compile(optimizer, **kwargs)
+
     @property
     def metrics(self):
         return [metric for metric in super().metrics if metric.name != "loss" or metric is self.mean_loss]
@@ -153,7 +163,10 @@ class Pretrainer(keras.Model):
     def compute_loss(self, x=None, y=None, y_pred=None, sample_weight=None, training=True):
         weights = ops.ones(ops.shape(y)) if sample_weight is None else ops.cast(sample_weight, "float32")
         weight, hidden, labels = ops.sum(weights), y_pred, y
+        too_many = False
         if self.labels_per_row is not None:
+            count = ops.sum(ops.cast(weights > 0, "int32"), axis=-1)
+            too_many = ops.any(count > self.labels_per_row)
             weights, places = ops.top_k(weights, self.labels_per_row)
             hidden = ops.take_along_axis(hidden, places[:, :, None], axis=1)
             labels = ops.take_along_axis(labels, places, axis=1)
@@ -161,9 +174,9 @@ class Pretrainer(keras.Model):
         hidden = ops.cast(ops.reshape(hidden, (-1, hidden.shape[-1])), self.head.compute_dtype)
         labels, weights = ops.reshape(labels, (-1,)), ops.reshape(weights, (-1,))
         loss = chunked_cross_entropy(hidden, table, labels, weights, bias, self.chunk_size)
-        loss = ops.where(ops.sum(weights) < 0.999 * weight, float("nan"), loss)
+        loss = ops.where(too_many, float("nan"), loss)
         self.mean_loss.update_state(ops.stop_gradient(loss), weight)
-        return loss
+        return loss + sum(self.losses)
 
     def _output_weights(self):
         if isinstance(self.head, TokenPositionEmbedding):

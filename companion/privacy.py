@@ -235,7 +235,7 @@ def exposure(losses: np.ndarray, secrets: Sequence[int]) -> np.ndarray:
         (K,) float64 bits, log2 N - log2 rank: log2 N if the model likes the secret best, 0 if least. Of equal
         losses the secret takes the last place. For one that the model never saw, about 1.44 on average.
     Raises:
-        ValueError: Shapes do not fit, or a secret is no candidate.
+        ValueError: Shapes do not fit, a secret is no candidate, or a loss is NaN.
     Source: Carlini et al. 2019, section 4.2, definition 2.
     """
     ranks = ranks_of(-np.asarray(losses), secrets)

@@ -17,7 +17,7 @@ from companion.base import Dropout, check_at_least, check_shares, takes_plain_nu
 from companion.classifiers import mean_of_real
 from companion.encoder import EncoderBlock
 from companion.pretraining import WarmupCosine
-from companion.retrieval import ranks_of
+from companion.retrieval import UnitLength, ranks_of
 
 
 class Recommender(Protocol):
@@ -282,7 +282,7 @@ def text_towers(table: np.ndarray, temperature: float = 0.1) -> tuple[keras.Mode
         raise ValueError(f"temperature must be above 0; received temperature={temperature}.")
     words = keras.Input(table.shape[:1], name="words")
     projection = layers.Dense(table.shape[1], use_bias=False, name="projection")
-    tower = keras.Model(words, layers.UnitNormalization()(projection(words)), name="tower")
+    tower = keras.Model(words, UnitLength()(projection(words)), name="tower")
     projection.set_weights([table])
     sides = [keras.Input(table.shape[:1], name=name) for name in ("source", "target")]
     source, target = map(tower, sides)

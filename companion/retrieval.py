@@ -35,10 +35,31 @@ class WeightedMean(Layer):
 
     def call(self, vectors, tokens):
         weights = ops.exp(ops.take(self.log_weights, tokens, axis=0)) * ops.cast(tokens != 0, vectors.dtype)
-        return ops.normalize(ops.einsum("bt,btm->bm", weights, vectors), axis=-1)
+        return unit_length(ops.einsum("bt,btm->bm", weights, vectors))
 
     def compute_output_shape(self, vectors_shape, tokens_shape):
         return vectors_shape[0], vectors_shape[-1]
+
+
+@keras.saving.register_keras_serializable("companion")
+class UnitLength(Layer):
+    """Vectors (..., M) divided by their length; zeros stay zeros."""
+
+    def call(self, vectors):
+        return unit_length(vectors)
+
+
+def unit_length(vectors):
+    """Vectors divided by their length.
+
+    Args:
+        vectors: (..., M) float.
+    Returns:
+        The same shape and dtype; zeros for zeros. Differs from `ops.normalize`: its gradient is finite there.
+    """
+    exact = ops.cast(vectors, keras.backend.result_type(vectors.dtype, "float32"))
+    squares = ops.sum(ops.square(exact), axis=-1, keepdims=True)
+    return ops.cast(exact * ops.rsqrt(ops.where(squares > 0, squares, ops.ones_like(squares))), vectors.dtype)
 
 
 def in_batch_loss(documents, scores):
@@ -88,7 +109,7 @@ def ranks_of(scores: np.ndarray, relevant: Sequence[int]) -> np.ndarray:
     Returns:
         (Q,) int, 1 for the first place. Of equal scores the relevant document takes the last place.
     Raises:
-        ValueError: Shapes do not fit, or a document is not there.
+        ValueError: Shapes do not fit, a document is not there, or a score is NaN.
     """
     scores, relevant = np.asarray(scores), np.asarray(relevant)
     if scores.ndim != 2 or relevant.shape != scores.shape[:1]:
@@ -98,6 +119,8 @@ def ranks_of(scores: np.ndarray, relevant: Sequence[int]) -> np.ndarray:
     if relevant.size and not 0 <= relevant.min() <= relevant.max() < scores.shape[1]:
         span = f"{relevant.min()} to {relevant.max()}"
         raise ValueError(f"relevant must lie in [0, {scores.shape[1]}); received {span}.")
+    if np.isnan(scores).any():
+        raise ValueError(f"scores must be numbers; received {np.isnan(scores).sum()} that are NaN.")
     own = np.take_along_axis(scores, relevant[:, None], axis=1)
     return (scores >= own).sum(axis=1)
 

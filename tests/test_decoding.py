@@ -69,6 +69,7 @@ def test_the_logits_with_a_cache_are_those_of_the_whole_model(name, rng, randomi
     model = randomized(MODELS[name]())
     decoder = Decoder(model)
     tokens = rng.integers(1, V, (3, 11)).astype("int32")
+    tokens[0, 2], tokens[1, 4:6], tokens[2, 7] = 0, 0, 0  # which some of the models mask
     sources = [] if decoder.prompt is decoder.target else [SOURCE]
     inputs = [*sources, tokens]
     expected = ops.convert_to_numpy(model(inputs if sources else tokens, training=False))
@@ -84,6 +85,20 @@ def test_the_logits_with_a_cache_are_those_of_the_whole_model(name, rng, randomi
         logits, caches = decoder.step(new, ops.convert_to_tensor(start), memory, caches)
         np.testing.assert_allclose(ops.convert_to_numpy(logits), expected[:, start:end], atol=1e-5)
     assert np.abs(expected).max() > 0.1
+
+
+def test_a_mask_that_a_cache_cannot_hold_is_refused():
+    tokens = keras.Input((None,), dtype="int32")
+    window = keras.Input((None, None), dtype="bool")
+    x = TokenPositionEmbedding(V, 20, 8)(tokens)
+    near = ops.logical_and(padding_mask(tokens), ops.ones((6, 6), "bool"))
+    for inputs, mask, shape in (([tokens], near, "None, 6, 6"), ([window, tokens], window, "None, None")):
+        block = DecoderBlock(8, 2, 16, cross_attention=False)
+        decoder = Decoder(keras.Model(inputs, keras.layers.Dense(V)(block(x, attention_mask=mask))))
+        with pytest.raises(
+            ValueError, match=f"use_cache must be False unless .* received one of shape .*{shape}"
+        ):
+            decoder.start(1, 6)
 
 
 @pytest.mark.parametrize("name", ["gpt", "shared_blocks"])

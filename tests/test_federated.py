@@ -45,6 +45,15 @@ def test_one_full_batch_step_of_clients_of_any_size_is_one_central_step(data):
     assert together.round == 1 and alone.count == len(x)
 
 
+def test_a_seed_decides_on_dropout_too(data):
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dropout(0.5), keras.layers.Dense(2)])
+    model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
+    client, start = local_client(model, *data, epochs=3), model.get_weights()
+    first, other, again = (client(start, seed).weights for seed in (7, 8, 7))
+    assert_equal(first, again)
+    assert np.abs(first[0] - other[0]).max() > 1e-4
+
+
 def test_several_local_steps_are_not_central_training(data):
     model = linear()
     start = model.get_weights()

@@ -119,6 +119,27 @@ def test_matrices_decay_by_their_rate_and_biases_do_not():
     assert not changes["first/bias"].any() and not changes["second/bias"].any()
 
 
+def test_what_is_excluded_from_decay_does_not_decay():
+    model, _ = built()
+    optimizer = GroupedAdamW(0.1, weight_decay=0.2)
+    optimizer.exclude_from_weight_decay(var_names=["first"])
+    optimizer.build(model.trainable_variables)
+    changes = step(model, optimizer, 0.0)
+    assert not changes["first/kernel"].any() and changes["second/kernel"].any()
+
+
+def test_the_loss_of_a_float16_model_is_scaled_whatever_the_policy_when_it_is_trained():
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        base = small_bert()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    model = classifier(base, 2)
+    batches = Batches(texts(8)[0], np.arange(8) % 2)
+    fine_tune(model, batches, batches, 0.01, epochs=1, verbose=0)
+    assert isinstance(model.optimizer, keras.optimizers.LossScaleOptimizer)
+
+
 @pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 2}, {"use_ema": True}])
 def test_without_rates_it_is_keras_adamw(settings, rng):
     x, y = rng.standard_normal((24, 4)).astype("float32"), rng.standard_normal((24, 2)).astype("float32")

@@ -31,7 +31,7 @@ LENT = {
     "conversations": {"exchanges"},
     "careful_sets": {"Note"},  # one of `melody` is called the same
     "text_quality": {"tokens"},
-    "retrieval": {"fuse", "ranks_of", "search"},
+    "retrieval": {"fuse", "ranks_of", "search", "unit_length"},
     "scenes": {"chinese_caption", "english_caption", "render"},
     "melody": {"Note", "read_note", "write_note", "encode", "decode", "transposed"}
     | {"moves", "longest_copied"},

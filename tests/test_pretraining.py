@@ -269,6 +269,35 @@ def test_few_labels_give_the_same_loss_and_step_as_all(rng, randomized):
     assert np.isnan(losses[3])  # a row has 3
 
 
+def test_one_row_with_a_label_too_many_is_noticed_in_a_large_batch():
+    weights = np.zeros((256, T), "float32")
+    weights[:, :3] = 1
+    weights[0, 3] = 1  # one of 769
+    trainer = compiled(gpt(V, T, **SIZES), labels_per_row=3)
+    tokens = np.ones((256, T), int)
+    settings = {"batch_size": 256, "verbose": 0}
+    assert np.isnan(trainer.evaluate(tokens, tokens, sample_weight=weights, **settings))
+    weights[0, 3] = 0
+    assert np.isfinite(trainer.evaluate(tokens, tokens, sample_weight=weights, **settings))
+
+
+@pytest.mark.parametrize("name", ["loss", "metrics", "weighted_metrics"])
+def test_a_loss_of_ones_own_is_refused(name):
+    with pytest.raises(ValueError, match=f"{name} must be left out, .* received 'mse'"):
+        Pretrainer(gpt(V, T, **SIZES)).compile("sgd", **{name: "mse"})
+
+
+def test_the_penalty_of_a_layer_is_added(rng):
+    tokens = keras.Input((T,), dtype="int32")
+    penalized = keras.layers.Dense(4, kernel_regularizer=keras.regularizers.L2(0.5))
+    x = penalized(keras.layers.Embedding(V, 4)(tokens))
+    model = keras.Model(tokens, keras.layers.Dense(V)(x))
+    inputs, labels = examples(model, rng)
+    before = penalized.kernel.numpy().copy()
+    compiled(model).train_on_batch(inputs, labels, sample_weight=np.zeros(labels.shape))
+    close(penalized.kernel.numpy(), 0.9 * before)  # nothing is asked for: the penalty alone
+
+
 def test_accumulated_halves_of_a_batch_give_the_step_of_the_whole(rng, randomized):
     ours, theirs = twins(lambda: gpt(V, T, **SIZES), randomized)
     inputs, labels = examples(ours, rng)
@@ -310,6 +339,25 @@ def test_mixed_precision_trains(rng):
     exact = negative_log_likelihood(model, inputs, labels).mean()
     close(trainer.evaluate(inputs, labels, verbose=0), exact, 0.02)
     assert np.isfinite(trainer.train_on_batch(inputs, labels))
+
+
+def test_the_loss_of_a_float16_model_is_scaled_whatever_the_policy_when_it_is_trained(rng):
+    keras.config.set_dtype_policy("mixed_float16")
+    try:
+        model = gpt(V, T, **SIZES)
+    finally:
+        keras.config.set_dtype_policy("float32")
+    inputs, labels = examples(model, rng)
+    trainer = compiled(model)
+    assert isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer)
+    assert not isinstance(compiled(gpt(V, T, **SIZES)).optimizer, keras.optimizers.LossScaleOptimizer)
+    before = model.get_weights()
+    trainer.train_on_batch(inputs, labels, sample_weight=np.zeros(labels.shape))  # nothing is asked for
+    for one, other in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(one, other)
+    trainer.train_on_batch(inputs, labels)
+    assert all(np.isfinite(array).all() for array in model.get_weights())
+    assert any((one != other).any() for one, other in zip(model.get_weights(), before, strict=True))
 
 
 def test_models_that_do_not_end_in_logits_are_refused():

@@ -250,6 +250,7 @@ def test_chunks_are_not_empty_and_other_backends_are_refused(monkeypatch, data):
         (lambda: privacy_budget(0.1, 1, -1, 0.1), "steps must be at least 0; received steps=-1"),
         (lambda: exposure(np.zeros(4), [0]), r"must be \(Q, D\)"),
         (lambda: exposure(np.zeros((1, 4)), [4]), "relevant must lie in"),
+        (lambda: exposure(np.full((1, 4), np.nan), [3]), "scores must be numbers; received 4 that are NaN"),
     ],
 )
 def test_bad_numbers(call, message):

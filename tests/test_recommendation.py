@@ -235,6 +235,17 @@ def test_towers_begin_with_their_table_and_share_it():
     assert len(pairs.trainable_weights) == 1
 
 
+def test_a_text_of_unknown_words_teaches_nothing_and_breaks_nothing(rng):
+    table = rng.normal(size=(8, 6)).astype("float32")
+    texts = np.eye(8, dtype="float32")
+    texts[3] = 0
+    tower, pairs = text_towers(table)
+    pairs.compile("sgd", in_batch_loss, jit_compile=False)
+    pairs.train_on_batch([texts, np.eye(8, dtype="float32")], np.arange(8))
+    assert np.isfinite(tower.get_weights()[0]).all() and (tower.get_weights()[0] != table).any()
+    assert (np.array(tower(texts))[3] == 0).all()
+
+
 def test_towers_learn_which_words_belong_together():
     texts = np.eye(8, dtype="float32")
     tower, pairs = text_towers(0.1 * np.random.default_rng(0).standard_normal((8, 6)))

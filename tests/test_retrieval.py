@@ -14,6 +14,7 @@ from companion.retrieval import (
     ndcg,
     ranks_of,
     search,
+    unit_length,
 )
 
 pytestmark = pytest.mark.backend
@@ -93,6 +94,8 @@ def test_ranks_count_those_before_and_never_flatter_a_tie():
 
 
 def test_ranks_refuse_what_does_not_fit():
+    with pytest.raises(ValueError, match="scores must be numbers; received 1 that are NaN"):
+        ranks_of([[1.0, np.nan, -np.inf]], [0])
     with pytest.raises(ValueError, match=r"\(Q, D\) and \(Q,\); received \(2, 3\) and \(3,\)"):
         ranks_of(np.ones((2, 3)), [0, 1, 2])
     with pytest.raises(ValueError, match=r"relevant must lie in \[0, 3\); received 0 to 3"):
@@ -152,6 +155,24 @@ def test_a_weighted_mean_by_hand_and_padding_counts_nothing():
     expected = np.array([[3.0, 4.0]]) / 5
     np.testing.assert_allclose(pooled([1, 1, 4, 1, 1], vectors, np.array([[1, 2, 0]])), expected, rtol=1e-5)
     assert (pooled(np.ones(5), vectors, np.array([[0, 0, 0]])) == 0).all()
+
+
+def test_zeros_become_zeros_and_teach_nothing():
+    vectors = np.array([[3.0, 4.0], [0.0, 0.0], [1e-15, 0.0]], "float32")
+    expected = [[0.6, 0.8], [0.0, 0.0], [1.0, 0.0]]
+    np.testing.assert_allclose(ops.convert_to_numpy(unit_length(vectors)), expected, rtol=1e-5)
+    half = ops.convert_to_numpy(unit_length(ops.cast(vectors[:2] * 1000, "float16")))  # its squares overflow
+    assert half.dtype == "float16"
+    np.testing.assert_allclose(half, expected[:2], rtol=1e-3)
+
+    model = encoder(6, 4)
+    model.compile("sgd", "mse", jit_compile=False)
+    before = model.get_weights()
+    model.train_on_batch(np.array([[1, 2], [0, 0]]), np.ones((2, 4)))
+    after = model.get_weights()
+    assert all(np.isfinite(array).all() for array in after)
+    np.testing.assert_array_equal(after[0][0], before[0][0])  # the vector of padding
+    assert (after[0][1:3] != before[0][1:3]).all()
 
 
 def test_the_weights_begin_equal_and_load_again(tmp_path):
