@@ -44,7 +44,8 @@ def local_client(
         epochs: Times through the data in a call, >= 1.
         batch_size: Rows of a step, in a new order each epoch, >= 1; None: all of them, a step per epoch.
     Returns:
-        Function of weights and an int seed, that gives the Update. Without data it hands the weights back
+        Function of weights and an int seed, that gives the Update: of the order and of dropout (Keras's own,
+        on PyTorch, goes by PyTorch's seed). Without data it hands the weights back
         with count 0.
     Raises:
         ValueError: A number out of its range, inputs and targets of different lengths, or no compiled model.

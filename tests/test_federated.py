@@ -4,6 +4,7 @@ import keras
 import numpy as np
 import pytest
 
+from companion.base import Dropout
 from companion.federated import ServerState, Update, average, federated_round, local_client
 
 pytestmark = pytest.mark.backend
@@ -46,7 +47,7 @@ def test_one_full_batch_step_of_clients_of_any_size_is_one_central_step(data):
 
 
 def test_a_seed_decides_on_dropout_too(data):
-    model = keras.Sequential([keras.Input((3,)), keras.layers.Dropout(0.5), keras.layers.Dense(2)])
+    model = keras.Sequential([keras.Input((3,)), Dropout(0.5), keras.layers.Dense(2)])
     model.compile(keras.optimizers.SGD(0.1), "mse", jit_compile=False)
     client, start = local_client(model, *data, epochs=3), model.get_weights()
     first, other, again = (client(start, seed).weights for seed in (7, 8, 7))
