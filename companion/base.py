@@ -34,6 +34,17 @@ class Layer(keras.layers.Layer):
 
     __new__ = takes_plain_numbers(keras.layers.Layer.__new__)
 
+    def get_config(self):
+        config = super().get_config()
+        parts = list(self._flatten_layers(include_self=False))
+        quantized = {part.path: part.dtype_policy for part in parts if part.quantization_mode}
+        if quantized:  # or a saved copy would be made of layers that cannot hold these weights
+            policies = keras.dtype_policies.DTypePolicyMap(self.dtype_policy, quantized)
+            config["dtype"] = keras.dtype_policies.serialize(policies)
+        return config
+
+    get_config._is_default = True  # Keras goes on to write down the arguments
+
 
 @keras.saving.register_keras_serializable("companion")
 class Dropout(Layer):

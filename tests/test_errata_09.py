@@ -19,13 +19,15 @@ def test_e40_gpt_3_takes_a_month_or_centuries():
     assert training_days(flops, devices=1, flops_per_second=28e12) / 365.25 == pytest.approx(355, abs=1)
 
 
-@pytest.mark.parametrize(("weights", "chips"), [(110e6, 16), (340e6, 64)], ids=["base", "large"])
-def test_e41_four_days_of_bert_are_months_on_one_chip(weights, chips):
-    flops = training_flops(weights, tokens=1e6 * 256 * (0.9 * 128 + 0.1 * 512))
-    speed = flops / (chips * 4 * 86_400)
-    assert 3.5e12 < speed < 5.5e12
-    assert training_days(flops, chips, speed) == pytest.approx(4)
-    assert training_days(flops, 1, speed) == pytest.approx(4 * chips) and 4 * chips > 60
+def test_e41_four_days_of_bert_are_months_on_one_chip():
+    """The speed that four days of the base model imply predicts the four days of the large one."""
+    tokens = 1e6 * 256 * (0.9 * 128 + 0.1 * 512)
+    base, large = (training_flops(weights, tokens) for weights in (110e6, 340e6))
+    speed = base / (16 * 4 * 86_400)
+    assert 1e12 < speed < 45e12  # of at most 45e12 for a chip of the second TPU
+    assert training_days(large, 64, speed) == pytest.approx(4, rel=0.3)
+    for flops in (base, large):
+        assert training_days(flops, 1, speed) > 60  # the article names no hardware
 
 
 def test_e42_float16_alone_loses_gradients_and_steps():

@@ -9,10 +9,14 @@ from companion import (
     DecoderBlock,
     EncoderBlock,
     TokenPositionEmbedding,
+    add_lora,
     attention_weights,
+    bert,
+    gpt,
     lstm_classifier,
     lstm_seq2seq,
     padding_mask,
+    t5,
     transformer,
     transformer_classifier,
 )
@@ -388,3 +392,33 @@ def test_too_long_a_sequence_is_refused():
         ValueError, match=r"tokens must have at most max_length=4 positions; received shape \(3, 6\)\."
     ):
         model(PAIR)
+
+
+# Quantization
+
+QUANTIZED = {
+    "gpt": (lambda: gpt(10, 12, 8, 2, 16, 2), TOKENS),
+    "bert": (lambda: bert(10, 12, 8, 2, 16, 1), {"tokens": TOKENS, "segments": np.zeros_like(TOKENS)}),
+    "t5": (lambda: t5(11, 8, 2, 16, 1, gated=True), PAIR),
+    "transformer": (lambda: transformer(10, 11, 12, 8, 2, 16, 1), PAIR),
+    "lora": (lambda: add_lora(gpt(10, 12, 8, 2, 16, 1), 2), TOKENS),
+}
+
+
+@backend
+@pytest.mark.parametrize(("name", "mode"), [*((name, "int8") for name in QUANTIZED), ("gpt", "int4")])
+@pytest.mark.filterwarnings("ignore:Layer .* does not have a `quantize` method")
+def test_a_quantized_model_is_saved_and_loaded(name, mode, tmp_path, randomized):
+    make, inputs = QUANTIZED[name]
+    model = randomized(make())
+    exact = keras.tree.flatten(model(inputs, training=False))
+    model.quantize(mode)
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    parts = [part for part in loaded._flatten_layers() if part.quantization_mode == mode]
+    assert any("query" in part.path for part in parts) and any("hidden" in part.path for part in parts)
+    found = [keras.tree.flatten(one(inputs, training=False)) for one in (model, loaded)]
+    for one, other, whole in zip(*found, exact, strict=True):
+        one, other, whole = map(ops.convert_to_numpy, (one, other, whole))
+        np.testing.assert_array_equal(one, other)
+        assert (one != whole).any() and np.abs(one - whole).mean() < np.abs(whole).mean()
