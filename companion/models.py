@@ -59,7 +59,10 @@ def transformer(
     embeddings. Marian's translation models (Junczys-Dowmunt et al. 2018) are norm_first=False, shared=True,
     activation="silu", epsilon=1e-5, positions="sinusoidal_halves".
     """
-    check_at_least(1, num_layers=num_layers)
+    num_decoder_layers = num_layers if num_decoder_layers is None else num_decoder_layers
+    decoder_num_heads = num_heads if decoder_num_heads is None else decoder_num_heads
+    decoder_hidden_dim = hidden_dim if decoder_hidden_dim is None else decoder_hidden_dim
+    check_at_least(1, num_layers=num_layers, num_decoder_layers=num_decoder_layers)
     if shared and source_vocabulary_size != target_vocabulary_size:
         raise ValueError(
             "a shared vocabulary must have one size; received source_vocabulary_size="
@@ -86,9 +89,8 @@ def transformer(
     source = _encoded(source, num_layers, sizes, variant, attention_mask=source_mask)
     embed_target = embed_source if shared else embedding(target_vocabulary_size, name="target_embedding")
     target = embed_target(target_tokens)
-    sizes = model_dim, decoder_num_heads or num_heads, decoder_hidden_dim or hidden_dim, dropout
-    num_layers = num_layers if num_decoder_layers is None else num_decoder_layers
-    target = _decoded(target, num_layers, sizes, variant, source=source, source_mask=source_mask)
+    sizes = model_dim, decoder_num_heads, decoder_hidden_dim, dropout
+    target = _decoded(target, num_decoder_layers, sizes, variant, source=source, source_mask=source_mask)
     if shared:
         logits = embed_target(target, reverse=True)
     else:
@@ -235,7 +237,8 @@ def t5(
         ValueError: num_layers below 1, or as `EncoderBlock` and `RelativePositionBias`.
     Source: Raffel et al. 2020, section 2.1; v1.1: Shazeer 2020. Differs: no dropout after the last blocks.
     """
-    check_at_least(1, num_layers=num_layers)
+    num_decoder_layers = num_layers if num_decoder_layers is None else num_decoder_layers
+    check_at_least(1, num_layers=num_layers, num_decoder_layers=num_decoder_layers)
     inputs = source_tokens, target_tokens = _tokens("source_tokens", "target_tokens")
     embedding = TokenPositionEmbedding(
         vocabulary_size, None, model_dim, "none", dropout, scaled=False, name="embedding"
@@ -249,9 +252,8 @@ def t5(
     source = embedding(source_tokens)
     source = _encoded(source, num_layers, sizes, variant, attention_mask=source_mask, position_bias=bias)
     bias = RelativePositionBias(*buckets, bidirectional=False, name="decoder_position_bias")(target_tokens)
-    num_layers = num_layers if num_decoder_layers is None else num_decoder_layers
     seen = {"source": source, "source_mask": source_mask, "position_bias": bias}
-    target = _decoded(embedding(target_tokens), num_layers, sizes, variant, **seen)
+    target = _decoded(embedding(target_tokens), num_decoder_layers, sizes, variant, **seen)
     if tied:
         logits = embedding(target * model_dim**-0.5, reverse=True)
     else:

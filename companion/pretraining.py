@@ -207,6 +207,8 @@ class _Warmup(keras.optimizers.schedules.LearningRateSchedule):
 
     def __init__(self, peak, warmup_steps):
         check_at_least(1, warmup_steps=warmup_steps)
+        if not peak > 0:
+            raise ValueError(f"peak must be above 0; received peak={peak}.")
         self.peak, self.warmup_steps = peak, warmup_steps
 
     def __call__(self, step):
@@ -219,11 +221,11 @@ class WarmupInverseSqrt(_Warmup):
     """A learning rate that rises to its peak, then falls with the square root of the step.
 
     Args:
-        peak: The largest learning rate.
+        peak: The largest learning rate, > 0.
         warmup_steps: Batches until then, >= 1. With gradient accumulation too, batches are counted, not
             updates.
     Raises:
-        ValueError: warmup_steps below 1.
+        ValueError: warmup_steps below 1, or peak not above 0.
     Source: Vaswani et al. 2017, section 5.3, where peak is (model_dim * warmup_steps)^-0.5.
     """
 
@@ -239,7 +241,7 @@ class WarmupCosine(_Warmup):
     """A learning rate that rises to its peak, then falls along half a cosine.
 
     Args:
-        peak: The largest learning rate.
+        peak: The largest learning rate, > 0.
         warmup_steps: Batches until then, >= 1. With gradient accumulation too, batches are counted, not
             updates.
         total_steps: Batches until the floor is reached, where it stays; above warmup_steps.

@@ -39,7 +39,8 @@ class Checkpoint(keras.callbacks.Callback):
         every: Batches from one checkpoint to the next, >= 1; the end of `fit` is one too.
         keep: The newest checkpoints to keep, >= 1; with 2 or more, one that was damaged since costs little.
     Raises:
-        ValueError: every or keep is below 1.
+        ValueError: every or keep is below 1; or training begins in a folder with checkpoints that were not
+            resumed: a new run would be taken for an old one, whose checkpoints go as newer ones come.
     """
 
     def __init__(self, folder: str | os.PathLike, every: int, keep: int = 2):
@@ -76,6 +77,12 @@ class Checkpoint(keras.callbacks.Callback):
         if problems:
             raise ValueError(f"folder must hold a checkpoint that can be read; {' '.join(problems)}")
         return 0
+
+    def on_train_begin(self, logs=None):
+        if self._saved_step is None and (paths := self._paths()):
+            raise ValueError(
+                f"folder must be new, or its run be resumed first; {self.folder} holds {paths[-1].name}."
+            )
 
     def on_epoch_begin(self, epoch, logs=None):
         self._steps_before_epoch = self.step

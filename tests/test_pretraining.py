@@ -419,5 +419,7 @@ def test_numbers_of_schedules_are_checked():
         WarmupInverseSqrt(0.1, 0)
     with pytest.raises(ValueError, match="total_steps must be above warmup_steps=5; received total_steps=5"):
         WarmupCosine(0.1, 5, 5)
+    with pytest.raises(ValueError, match="peak must be above 0; received peak=0.0"):
+        WarmupCosine(0.0, 1, 2)
     with pytest.raises(ValueError, match="floor must be from 0 to peak=0.1; received floor=0.2"):
         WarmupCosine(0.1, 5, 9, 0.2)

@@ -116,6 +116,14 @@ def test_steps_are_counted_over_epochs_and_fits_and_the_end_is_kept(tmp_path):
     assert names(tmp_path) == ["step-00000012", "step-00000013"]
 
 
+def test_a_new_run_in_the_folder_of_another_is_refused_and_costs_it_nothing(tmp_path):
+    train(made(), stop=2, callbacks=[Checkpoint(tmp_path, every=1)])
+    before = names(tmp_path)
+    with pytest.raises(ValueError, match="folder must be new, or its run be resumed first; .* step-00000002"):
+        train(made(), stop=1, callbacks=[Checkpoint(tmp_path, every=1)])
+    assert names(tmp_path) == before == ["step-00000001", "step-00000002"]
+
+
 def test_several_steps_in_one_go_are_counted(tmp_path):
     train(made(steps_per_execution=2), callbacks=[Checkpoint(tmp_path, every=3, keep=9)])
     assert names(tmp_path) == ["step-00000004", "step-00000006"]
