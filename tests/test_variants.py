@@ -312,7 +312,7 @@ def test_bad_sizes_of_models_are_refused():
     for make in (lambda: transformer(9, 9, 8, num_decoder_layers=0), lambda: t5(9, num_decoder_layers=0)):
         with pytest.raises(ValueError, match="num_decoder_layers must be at least 1; received num_decoder_l"):
             make()
-    with pytest.raises(ValueError, match="num_heads must divide model_dim; received model_dim=128, num_heads=0"):
+    with pytest.raises(ValueError, match="num_heads must divide model_dim; .*num_heads=0"):
         transformer(9, 9, 8, decoder_num_heads=0)
     with pytest.raises(ValueError, match=r"one size; received source_vocabulary_size=9, target_vocabulary"):
         transformer(9, 8, 8, shared=True)
