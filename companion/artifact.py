@@ -1,10 +1,12 @@
 """A trained thing as one folder: its files, their checksums and the version, written whole or not at all."""
 
+import glob
 import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 CONFIG = "config.json"
@@ -37,8 +39,10 @@ def save_artifact(
         fields["seal"] = _seal(fields)
         with open(new / CONFIG, "w", encoding="utf-8") as file:
             json.dump(fields, file, indent=1, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())  # on disk before the name is
+        for path in new.rglob("*"):
+            if path.is_file():
+                with open(path, "r+b") as file:
+                    os.fsync(file.fileno())  # on disk before the name is
         swap(new, folder, Path(temporary, "old"))
 
 
@@ -57,7 +61,9 @@ def load_artifact(folder: str | os.PathLike, kind: str, version: int) -> dict:
     """
     path = Path(folder) / CONFIG
     if not path.exists():
-        raise FileNotFoundError(f"folder must hold a {kind}; there is no {path}.")
+        old = left_behind(folder)
+        advice = f" A process that was killed while it saved left it in {old}." if old else ""
+        raise FileNotFoundError(f"folder must hold a {kind}; there is no {path}.{advice}")
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
         found, saved, seal = (fields[name] for name in ("kind", "version", "seal"))
@@ -76,6 +82,26 @@ def load_artifact(folder: str | os.PathLike, kind: str, version: int) -> dict:
         if not path.with_name(name).is_file() or _digest(path.with_name(name)) != digest:
             raise ValueError(f"{folder} is damaged: {name} is missing or not as it was saved.")
     return fields["config"]
+
+
+@contextmanager
+def reading_artifact(folder: str | os.PathLike, kind: str, version: int) -> Iterator[dict]:
+    """`load_artifact`, and the block that reads the files: refused if they were replaced meanwhile.
+
+    Args, Returns and Raises: As `load_artifact`; the config is what `with` gives.
+    """
+    path = Path(folder) / CONFIG
+    before = path.read_bytes() if path.exists() else b""
+    yield load_artifact(folder, kind, version)
+    if not path.exists() or path.read_bytes() != before:
+        raise ValueError(f"{folder} was replaced while it was read; read it again.")
+
+
+def left_behind(folder: str | os.PathLike) -> Path | None:
+    """Where a folder was put that is not there because a process was killed between two renames, or None."""
+    folder = Path(folder)
+    places = [] if folder.exists() else sorted(folder.parent.glob(f".{glob.escape(folder.name)}-*/old"))
+    return places[-1] if places else None
 
 
 def swap(new: Path, folder: Path, old: Path) -> None:

@@ -37,13 +37,21 @@ class Layer(keras.layers.Layer):
     def get_config(self):
         config = super().get_config()
         parts = list(self._flatten_layers(include_self=False))
-        quantized = {part.path: part.dtype_policy for part in parts if part.quantization_mode}
+        quantized = {part.path: _policy(part, part.path) for part in parts if part.quantization_mode}
         if quantized:  # or a saved copy would be made of layers that cannot hold these weights
-            policies = keras.dtype_policies.DTypePolicyMap(self.dtype_policy, quantized)
+            policies = keras.dtype_policies.DTypePolicyMap(_policy(self), quantized)
             config["dtype"] = keras.dtype_policies.serialize(policies)
         return config
 
     get_config._is_default = True  # Keras goes on to write down the arguments
+
+
+def _policy(layer, path=None):
+    """The one policy of a layer that may have a map of them, as those have that were loaded."""
+    policy = layer.dtype_policy
+    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
+        return policy[path] if path else policy.default_policy
+    return policy
 
 
 @keras.saving.register_keras_serializable("companion")

@@ -105,7 +105,13 @@ def read_notes(path: str | os.PathLike) -> list[Note]:
     """
     notes = []
     for place, record in json_rows(path, Note._fields):
-        entities = tuple(Entity(**entity) for entity in record["entities"])
+        try:
+            entities = tuple(
+                Entity(str(x["label"]), str(x["text"]), int(x["start"])) for x in record["entities"]
+            )
+        except (TypeError, KeyError, ValueError) as error:
+            found = f"{record['entities']!r:.60}"
+            raise ValueError(f"{place}: entities of label, text, start expected; found {found}.") from error
         free = 0
         for entity in entities:
             if entity.start < free or record["text"][entity.start : entity.end] != entity.text:

@@ -9,7 +9,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from companion.artifact import load_artifact, save_artifact
+from companion.artifact import reading_artifact, save_artifact
 from companion.base import check_at_least, check_heads, check_shares, takes_plain_numbers
 from companion.classifiers import lstm_classifier, transformer_classifier
 from companion.evaluation import accuracy, macro_f1
@@ -123,6 +123,11 @@ class TextClassifier:
         key = fingerprint(sides, self._arguments(), settings)
         if tune_threshold and len(classes) != 2:
             raise ValueError(f"tune_threshold needs two classes; received {len(classes)}.")
+        if tune_threshold and len(set(held_out[1])) != 2:
+            raise ValueError(
+                "tune_threshold needs validation texts of both classes; received only "
+                f"{', '.join(map(repr, set(held_out[1])))}."
+            )
         keras.utils.set_random_seed(self.seed)
         fitted = copy.copy(self)  # if training fails, nothing of self has changed
         fitted.classes, fitted.threshold = classes, self.initial_threshold
@@ -162,7 +167,7 @@ class TextClassifier:
 
         Args:
             texts: N strings.
-            abstain_below: Answer None where no class is at least so probable, in [0, 1].
+            abstain_below: Answer None where the label is less probable than this, in [0, 1].
         Returns:
             List of N: labels, or None.
         Raises:
@@ -179,8 +184,8 @@ class TextClassifier:
         """
         if not 0 <= abstain_below <= 1:
             raise ValueError(f"abstain_below must lie in [0, 1]; received abstain_below={abstain_below}.")
-        sure = probabilities.max(axis=1) >= abstain_below
         choices = self._choices(probabilities, self.threshold)
+        sure = probabilities[np.arange(len(choices)), choices] >= abstain_below
         return [self.classes[i] if is_sure else None for i, is_sure in zip(choices, sure, strict=True)]
 
     def evaluate(self, texts: Iterable[str], labels: Iterable[str | int]) -> dict[str, float]:
@@ -229,12 +234,12 @@ class TextClassifier:
             FileNotFoundError: No saved classifier is there.
             ValueError: The folder is damaged, holds something else, or was saved by a newer companion.
         """
-        config = load_artifact(folder, KIND, VERSION)
-        classifier = cls(**config["arguments"])
-        for name in STATE:
-            setattr(classifier, name, config[name])
-        classifier.tokenizer = load_tokenizer(Path(folder, "tokenizer.json"))
-        classifier.model = keras.saving.load_model(Path(folder, "model.keras"), compile=False)
+        with reading_artifact(folder, KIND, VERSION) as config:
+            classifier = cls(**config["arguments"])
+            for name in STATE:
+                setattr(classifier, name, config[name])
+            classifier.tokenizer = load_tokenizer(Path(folder, "tokenizer.json"))
+            classifier.model = keras.saving.load_model(Path(folder, "model.keras"), compile=False)
         return classifier
 
     def _arguments(self):

@@ -47,13 +47,20 @@ def read_dialogues(path: str | os.PathLike) -> list[Dialogue]:
     """
     dialogues = []
     for place, row in json_rows(path, Dialogue._fields):
-        turns = tuple(Turn(turn.get("speaker"), turn.get("text")) for turn in row["turns"])
+        if not isinstance(row["turns"], list) or not all(map(_is_turn, row["turns"])):
+            raise ValueError(f"{place}: turns of speaker and text expected; found {row['turns']!r:.60}.")
+        turns = tuple(Turn(turn["speaker"], turn["text"]) for turn in row["turns"])
         expected = [SPEAKERS[i % 2] for i in range(len(turns))]
         if len(turns) < 2 or [turn.speaker for turn in turns] != expected:
             found = ", ".join(str(turn.speaker) for turn in turns)
             raise ValueError(f"{place}: user and assistant in turn expected; found {found}.")
         dialogues.append(Dialogue(row["id"], row["language"], row["topic"], turns))
     return dialogues
+
+
+def _is_turn(turn):
+    text = turn.get("text") if isinstance(turn, dict) else None
+    return isinstance(text, str) and bool(text.strip()) and "speaker" in turn
 
 
 def read_preferences(path: str | os.PathLike) -> list[Preference]:

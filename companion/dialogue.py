@@ -80,8 +80,9 @@ def eliza_reply(text: str, rules: Sequence[Rule]) -> str:
         if found := re.match(rule.pattern, text, re.IGNORECASE):
             answer = rule.answers[zlib.crc32(text.encode()) % len(rule.answers)]
             echo = found[1].lower().rstrip(".!?") if found.lastindex else ""
-            words = [reflections.get(word, word) for word in echo.split()]
-            return answer.replace("%1", " ".join(words))
+            phrases = "|".join(map(re.escape, sorted(reflections, key=len, reverse=True)))
+            echo = re.sub(rf"\b(?:{phrases})\b", lambda own: reflections[own[0]], echo)
+            return answer.replace("%1", " ".join(echo.split()))
     return ""
 
 

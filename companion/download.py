@@ -10,7 +10,6 @@ import urllib.parse
 import urllib.request
 import warnings
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -72,7 +71,8 @@ def download(
     Args:
         name_or_url: A name in DATASETS, or an https address (http only for this machine or a mirror).
         sha256: Expected SHA-256, 64 hexadecimal digits; for a name, the registry's.
-        folder: Where to keep it; None: "downloads" in the cache folder.
+        folder: Where to keep it; None: "downloads" in the cache folder, and there an address without a hash
+            has a folder of its own, for another of the same name is another file.
         md5: Expected MD5, for sets published with nothing better: against accidents, not against malice.
     Returns:
         The path of the complete, verified file.
@@ -91,7 +91,8 @@ def download(
             f"name_or_url must be one of {sorted(DATASETS)} or the https address of a file; "
             f"received name_or_url={name_or_url!r}."
         )
-    target = Path(folder or cache_folder() / "downloads") / name
+    apart = "" if name_or_url in DATASETS or data.sha256 or data.md5 else _short_hash(data.url)
+    target = Path(folder or cache_folder() / "downloads" / apart) / name
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{target}.lock"):  # a second process waits here, then finds the file
         if not target.exists():
@@ -213,28 +214,33 @@ def _transfer(url: str, part: Path) -> None:
 def _write(response, part: Path, start: int) -> None:
     total = response.headers.get("Content-Length")
     total = start + int(total) if total else None
+    done = start
     with tqdm(total=total, initial=start, unit="B", unit_scale=True, desc=part.stem) as bar:
         try:
             with open(part, "ab" if start else "wb") as file:  # closing writes too
-                for chunk in _chunks(response, bar):
+                while chunk := _next_chunk(response, done):
                     file.write(chunk)
-                    bar.update(len(chunk))
+                    done += len(chunk)
+                    bar.update(len(chunk))  # which counts nothing where bars are disabled
         except DownloadError:
             raise
         except OSError as error:  # not the network's: trying again would not help
-            place = f"{part.stem} after {bar.n:,} of {total or '?'} bytes"
+            place = f"{part.stem} after {done:,} of {total or '?'} bytes"
             problem = f"{error.strerror}: cannot write {place}; mend this and call again, it resumes"
             raise OSError(error.errno, problem, str(part)) from error
-    if total is not None and bar.n != total:
-        raise DownloadError(f"{response.url} was cut off at byte {bar.n} of {total}.")
+    if total is not None and done != total:
+        raise DownloadError(f"{response.url} was cut off at byte {done} of {total}.")
 
 
-def _chunks(response, bar: tqdm) -> Iterator[bytes]:
+def _next_chunk(response, done: int) -> bytes:
     try:
-        while chunk := response.read(CHUNK):
-            yield chunk
+        return response.read(CHUNK)
     except (OSError, http.client.HTTPException) as error:
-        raise DownloadError(f"{response.url} was cut off at byte {bar.n}: {error}.") from error
+        raise DownloadError(f"{response.url} was cut off at byte {done}: {error}.") from error
+
+
+def _short_hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 def _mismatch(path: Path, data: Dataset) -> str | None:

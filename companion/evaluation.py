@@ -185,7 +185,8 @@ def confidence_interval(
     """How far a metric would spread over other test sets of this size (percentile bootstrap).
 
     Args:
-        metric: Any `metric(expected, predicted)` of this module.
+        metric: Any `metric(expected, predicted)` of this module. A draw may lack a rare class: let
+            `functools.partial(macro_f1, labels=...)` name all of them.
         expected: N labels or texts.
         predicted: N labels or texts.
         level: Share of the resamples inside the interval, in (0, 1).

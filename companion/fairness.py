@@ -27,7 +27,7 @@ def swap_words(text: str, swaps: Mapping[str, str]) -> str:
     """The text with each word of a pair put in the other's place, whole words only, both ways at once.
 
     Args:
-        text: Any.
+        text: Any, of words between spaces or marks: Chinese has none.
         swaps: One word or phrase for another, such as {"he": "she", "Ada": "Omar"}. Both ways are meant; no
             word stands in two pairs.
     Returns:
@@ -46,7 +46,7 @@ def swap_words(text: str, swaps: Mapping[str, str]) -> str:
     words = "|".join(re.escape(word) for word in sorted(table, key=len, reverse=True))
 
     def other(found):
-        word = table[found[0].lower()]
+        word = table.get(found[0].lower(), found[0])  # of a letter such as ſ lower() makes another
         return word[0].upper() + word[1:] if found[0][0].isupper() else word
 
     return re.sub(rf"(?<!\w)(?:{words})(?!\w)", other, text, flags=re.IGNORECASE)

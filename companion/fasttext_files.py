@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from companion.subwords import MOST_BUCKETS, Subwords, ngram_table
+from companion.subwords import MOST_BUCKETS, MOST_CHARACTERS, Subwords, ngram_table
 from companion.vector_streams import MOST_COLUMNS, Rows, Source, Words
 
 MAGIC = struct.pack("<i", 793712314)
@@ -86,6 +86,8 @@ def _read_header(source: Source) -> _Model:
         buckets = max(buckets, 0)  # fastText's own are 0; rows that nothing uses are skipped
     if not (1 <= columns <= MOST_COLUMNS and 0 <= buckets <= MOST_BUCKETS and (buckets or max_n < min_n)):
         raise source.wrong("possible sizes of vectors and n-grams", f"dim={columns}, bucket={buckets}", 8)
+    if max_n > MOST_CHARACTERS:
+        raise source.wrong(f"n-grams of at most {MOST_CHARACTERS} characters", f"maxn={max_n}", 8)
     return _Model(columns, words, buckets, min_n, max_n)
 
 

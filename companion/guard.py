@@ -56,7 +56,8 @@ class Guard:
     """
 
     def __init__(self, app: Any, hosts: Collection[str] | None, max_body: int, patience: float = 30.0):
-        self.app, self.hosts, self.max_body, self.patience = app, hosts, max_body, patience
+        self.app, self.max_body, self.patience = app, max_body, patience
+        self.hosts = None if hosts is None else {host.lower() for host in hosts}
 
     async def __call__(self, scope: dict, receive: Receive, send: Send) -> None:
         """Serves one connection."""

@@ -82,5 +82,6 @@ def _table(measurements):
         if not one.name.strip() or not one.how.strip():
             raise ValueError(f"measurements must say of what and how; received {one}.")
         name, how = (" ".join(text.replace("|", "/").split()) for text in (one.name, one.how))
-        lines.append(f"| {name} | {one.value:.3f} | {one.baseline:.3f} | {how} |")
+        value, baseline = (f"{x:.3f}" if x == 0 or abs(x) >= 0.001 else f"{x:.1e}" for x in one[1:3])
+        lines.append(f"| {name} | {value} | {baseline} | {how} |")
     return "\n".join(lines)

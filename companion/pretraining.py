@@ -176,7 +176,7 @@ class Pretrainer(keras.Model):
         loss = chunked_cross_entropy(hidden, table, labels, weights, bias, self.chunk_size)
         loss = ops.where(too_many, float("nan"), loss)
         self.mean_loss.update_state(ops.stop_gradient(loss), weight)
-        return loss + sum(self.losses)
+        return loss + sum(ops.sum(ops.cast(penalty, "float32")) for penalty in self.losses)
 
     def _output_weights(self):
         if isinstance(self.head, TokenPositionEmbedding):

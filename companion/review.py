@@ -42,7 +42,8 @@ def write_review(rows: Iterable[Sequence[Any]], columns: Iterable[str]) -> str:
         rows: Of as many values as there are columns.
         columns: Their names, the first line.
     Returns:
-        The text; fields with commas, quotes or line breaks stand in quotes.
+        The text; fields with commas, quotes or line breaks stand in quotes. A value that begins with = + - or
+        @ is written as it is, and a spreadsheet takes it for a formula: import such a column as text.
     Raises:
         ValueError: A row has more or fewer values.
     """
@@ -68,7 +69,7 @@ def read_review(table: str, columns: Mapping[str, Callable[[str], Any]]) -> list
         A dictionary for each row.
     Raises:
         ValueError: The columns are others, a row has more or fewer values, a value is refused, or an id
-            comes twice; the message names the row.
+            comes twice; the message names the row, 1 being that below the names. Blank rows are skipped.
     """
     try:  # a spreadsheet may put a mark before the first name, and blank lines
         lines = list(csv.reader(io.StringIO(table.removeprefix("\ufeff"), newline=""), strict=True))
@@ -77,7 +78,9 @@ def read_review(table: str, columns: Mapping[str, Callable[[str], Any]]) -> list
     if not lines or lines[0] != list(columns):
         raise ValueError(f"the columns must be {list(columns)}; received {lines[0] if lines else []}.")
     rows, seen = [], set()
-    for number, values in enumerate(filter(None, lines[1:]), start=1):
+    for number, values in enumerate(lines[1:], start=1):
+        if not any(map(str.strip, values)):
+            continue
         row = _row(number, values, columns)
         if "id" in row and row["id"] in seen:
             raise ValueError(f"row {number}: each id must come once; {row['id']!r} comes again.")

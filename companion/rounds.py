@@ -8,7 +8,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from companion.artifact import CONFIG, load_artifact, save_artifact
+from companion.artifact import CONFIG, left_behind, load_artifact, save_artifact
 from companion.labeled import WordDropoutBatches
 
 KIND, VERSION, ARRAYS = "companion.Rounds", 1, "arrays.npz"
@@ -53,8 +53,9 @@ class Rounds(keras.callbacks.EarlyStopping):
             The epoch to begin with, for `fit`: 0 without a state; after early stopping one beyond any end.
         Raises:
             ValueError: The state is damaged, or of other texts or settings.
+            FileNotFoundError: A process was killed while it replaced the state; the message says where it is.
         """
-        if self.folder is None or not (self.folder / CONFIG).exists():
+        if self.folder is None or not ((self.folder / CONFIG).exists() or left_behind(self.folder)):
             return 0
         state = load_artifact(self.folder, KIND, VERSION)
         if state["key"] != self.key:

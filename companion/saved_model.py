@@ -7,11 +7,12 @@ from typing import Self
 
 import keras
 
-from companion.artifact import load_artifact, save_artifact
+from companion.artifact import reading_artifact, save_artifact
 from companion.base import check_at_least, plain
 from companion.decoding import Decoder
+from companion.subwords import SubwordTokenizer
 from companion.text import load_tokenizer
-from companion.tokenizer import Tokenizer, checked_text
+from companion.tokenizer import Tokenizer, WordTokenizer, checked_text
 
 VERSION = 1  # of the folder's layout
 
@@ -51,7 +52,14 @@ class SavedModel:
             folder: New, empty, or one of the same kind, which is replaced.
         Raises:
             FileExistsError: The folder holds something else.
+            TypeError: A tokenizer is none of companion's own; `save_pretrained` keeps those of checkpoints.
         """
+        for name in self.TOKENIZERS:
+            if not isinstance(tokenizer := getattr(self, name), WordTokenizer | SubwordTokenizer):
+                raise TypeError(
+                    f"{name} must be a WordTokenizer or a SubwordTokenizer to be saved; received "
+                    f"{type(tokenizer).__name__}: `save_pretrained` keeps such a model."
+                )
         config = {name: getattr(self, name) for name in self.LENGTHS}
         save_artifact(folder, self.KIND, VERSION, config, self._write)
 
@@ -65,9 +73,11 @@ class SavedModel:
             FileNotFoundError: Nothing of the kind is there.
             ValueError: The folder is damaged, holds something else, or was saved by a newer companion.
         """
-        config, folder = load_artifact(folder, cls.KIND, VERSION), Path(folder)
-        tokenizers = {name: load_tokenizer(folder / f"{name}.json") for name in cls.TOKENIZERS}
-        return cls(keras.saving.load_model(folder / "model.keras", compile=False), **tokenizers, **config)
+        folder = Path(folder)
+        with reading_artifact(folder, cls.KIND, VERSION) as config:
+            tokenizers = {name: load_tokenizer(folder / f"{name}.json") for name in cls.TOKENIZERS}
+            model = keras.saving.load_model(folder / "model.keras", compile=False)
+        return cls(model, **tokenizers, **config)
 
     def _write(self, folder):
         for name in self.TOKENIZERS:

@@ -1,17 +1,18 @@
 """Short stories with questions about them, and how an answer is judged: exact match and F1."""
 
-import json
 import os
 import re
 from collections import Counter
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from companion.written import json_rows
+
 ARTICLES = {"a", "an", "the"}
 # A space after a full stop that ends no initial and no title, or a quotation; in Chinese no space is needed.
 SENTENCE_END = (
     r"(?<=[.!?])(?<!\b[A-Z]\.)(?<!Mr\.)(?<!Mrs\.)(?<!Dr\.)\s+|(?<=[.!?][\"”])\s+"
-    r"|(?<=[。！？])(?!”)|(?<=[。！？]”)"
+    r"|(?<=[。！？])(?![。！？”’」』）])|(?<=[。！？][”’」』）])(?![。！？”’」』）])"
 )
 UNITS = {"en": r"[\w'’]+", "zh": r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+", "python": r"[\w.]+|[^\w\s.]"}
 
@@ -44,8 +45,7 @@ def read_stories(path: str | os.PathLike) -> list[Story]:
         OSError: There is no such file.
         ValueError: A line is no story, or an answer does not occur in its text; the message names the line.
     """
-    with open(path, encoding="utf-8") as file:
-        return [_story(line, f"{path}, line {number}") for number, line in enumerate(file, start=1)]
+    return [_story(place, row) for place, row in json_rows(path, Story._fields)]
 
 
 def sentences(text: str) -> list[str]:
@@ -128,15 +128,13 @@ def _pairs(expected: Sequence[str], predicted: Sequence[str], language: str) -> 
     return [(answer_units(one, language), answer_units(other, language)) for one, other in both]
 
 
-def _story(line: str, place: str) -> Story:
+def _story(place: str, row: dict) -> Story:
     try:
-        fields = json.loads(line)
-        questions = tuple(Question(**question) for question in fields.pop("questions"))
-        story = Story(**fields, questions=questions)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        wanted = "an object with id, language, title, text and questions"
-        raise ValueError(f"{place} must be {wanted}; received {line.strip()[:60]!r}.") from error
+        questions = tuple(Question(**question) for question in row["questions"])
+    except TypeError as error:
+        wanted = "questions with question and answer"
+        raise ValueError(f"{place}: {wanted} expected; found {row['questions']!r:.60}.") from error
     for question in questions:
-        if question.answer not in story.text:
+        if not isinstance(question.answer, str) or question.answer not in row["text"]:
             raise ValueError(f"{place}: an answer must occur in the text; received {question.answer!r}.")
-    return story
+    return Story(**{name: row[name] for name in Story._fields} | {"questions": questions})

@@ -10,6 +10,8 @@ from companion.base import check_at_least
 OFFSET_BASIS, PRIME = 2166136261, 16777619
 END_OF_SENTENCE = "</s>"
 MOST_BUCKETS = 2**31 - 1  # files hold the number as int32
+MOST_CHARACTERS = 256  # of an n-gram; fastText's own have up to 6
+BLOCK = 256  # words whose rows are alive at once
 BLOCK = 1 << 14  # words whose n-grams are cut at once
 
 
@@ -132,25 +134,29 @@ class Subwords(NamedTuple):
         """Adds up the n-gram rows of each word.
 
         Args:
-            words: K words; thousands at once need much memory.
+            words: K words.
         Returns:
             sums: (K, D) float32; zeros for a word without n-grams.
             numbers: (K,) int64, how many rows were added.
         """
-        rows, starts = ngram_table(words, self.min_n, self.max_n, len(self.table))
-        numbers = np.diff(starts)
         sums = np.zeros((len(words), self.table.shape[1]), np.float32)
-        some = np.flatnonzero(numbers)  # reduceat has no empty runs
-        if len(some):
-            sums[some] = np.add.reduceat(self.table[rows], starts[some], axis=0)
+        numbers = np.zeros(len(words), np.int64)
+        for start in range(0, len(words), BLOCK):
+            block = slice(start, start + BLOCK)
+            rows, starts = ngram_table(words[block], self.min_n, self.max_n, len(self.table))
+            numbers[block] = np.diff(starts)
+            some = np.flatnonzero(numbers[block])  # reduceat has no empty runs
+            if len(some):
+                sums[start + some] = np.add.reduceat(self.table[rows], starts[some], axis=0)
         return sums, numbers
 
 
 def _check(min_n: int, max_n: int, buckets: int) -> None:
     check_at_least(1, min_n=min_n, buckets=buckets)
     check_at_least(min_n, max_n=max_n)
-    if buckets > MOST_BUCKETS:
-        raise ValueError(f"buckets must be at most {MOST_BUCKETS}; received buckets={buckets}.")
+    for name, number, most in (("buckets", buckets, MOST_BUCKETS), ("max_n", max_n, MOST_CHARACTERS)):
+        if number > most:
+            raise ValueError(f"{name} must be at most {most}; received {name}={number}.")
 
 
 def _hashes(words: Sequence[str | bytes], min_n: int, max_n: int) -> tuple[np.ndarray, np.ndarray]:

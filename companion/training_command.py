@@ -45,7 +45,7 @@ def train(options: argparse.Namespace) -> int:
 
     folder = Path(options.model).resolve()
     unfinished = folder.with_name(f"{folder.name}.unfinished")
-    _check_folders(folder, unfinished, options.resume)
+    _check_folders(folder, unfinished, Path(options.file), options.resume)
     data = read_labeled(options.file, options.text_column, options.label_column)
     rest, test = grouped_split(*data, options.test_fraction, options.seed)
     known, validation = grouped_split(*rest, 0.1, options.seed)
@@ -66,7 +66,7 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
-def _check_folders(folder, unfinished, resume):
+def _check_folders(folder, unfinished, file, resume):
     from companion.classification import KIND, VERSION
 
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
@@ -75,6 +75,8 @@ def _check_folders(folder, unfinished, resume):
         except (ValueError, OSError) as error:
             wanted = "--model must be a new or empty folder, or a saved classifier, which is replaced"
             raise FileExistsError(f"{wanted}; received {folder}.") from error
+    if file.resolve().is_relative_to(folder):
+        raise FileExistsError(f"--model must not hold {file}: that folder is replaced whole.")
     if unfinished.exists() and not resume:
         raise FileExistsError(
             f"{unfinished} holds an unfinished training: --resume goes on with it; or delete that folder."

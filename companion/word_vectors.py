@@ -50,7 +50,8 @@ def word2vec(
         subsample: Words whose share of the tokens is above it are thinned out; 0: none.
         epochs: Passes over the corpus, at least 1.
         learning_rate: AdaGrad's, falling to almost 0 at the end; above 0.
-        seed: The same seed and corpus give the same vectors on the same machine.
+        seed: The same seed and corpus give the same vectors on the same processor; a GPU may add in another
+            order.
         progress: Show words per second and the running loss of a pair.
     Returns:
         WordVectors with counts, the most frequent word first; `history["loss"]`: the mean loss of a pair
@@ -145,7 +146,8 @@ def glove(
         min_count: Words that occur more rarely are left out.
         epochs: Passes over the entries of the matrix, at least 1.
         learning_rate: AdaGrad's, above 0.
-        seed: The same seed and corpus give the same vectors on the same machine.
+        seed: The same seed and corpus give the same vectors on the same processor; a GPU may add in another
+            order.
         progress: Show words per second (all words of the corpus in one epoch) and the mean loss of an entry.
     Returns:
         WordVectors, each the sum of a word's two vectors, with counts; `history["loss"]` as in `word2vec`.

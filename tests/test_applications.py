@@ -323,6 +323,20 @@ def test_loading_refuses_what_is_damaged_newer_or_something_else(folder, tmp_pat
         load_application(copy)
 
 
+def test_a_tokenizer_that_could_not_be_loaded_is_not_saved(generator, tmp_path):
+    class Foreign:
+        vocabulary_size = generator.tokenizer.vocabulary_size
+
+        def __getattr__(self, name):
+            return getattr(generator.tokenizer, name)
+
+    other = TextGenerator(generator.model, Foreign(), generator.max_length)
+    assert other.complete(["the"], max_new_tokens=2)
+    with pytest.raises(TypeError, match="tokenizer must be a WordTokenizer or a SubwordTokenizer .* Foreign"):
+        other.save(tmp_path / "saved")
+    assert not list(tmp_path.iterdir())
+
+
 def test_saving_spares_a_folder_of_something_else(translator, folder, tmp_path):
     shutil.copytree(folder / "text", copy := tmp_path / "copy")
     with pytest.raises(FileExistsError, match="new, empty or hold a companion.Translator"):

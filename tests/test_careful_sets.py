@@ -193,6 +193,16 @@ def test_a_line_that_is_no_note_is_named(tmp_path):
         read_notes(path)
 
 
+@pytest.mark.parametrize(
+    "entity", ["Ann", {"label": "NAME", "text": "Ann"}, {"start": "x", "text": "", "label": ""}]
+)
+def test_an_entity_without_its_place_is_named(tmp_path, entity):
+    path = tmp_path / "some.jsonl"
+    path.write_text(json.dumps({"id": "n1", "text": "Ann ate", "entities": [entity]}), encoding="utf-8")
+    with pytest.raises(ValueError, match="line 1: entities of label, text, start expected; found"):
+        read_notes(path)
+
+
 def test_length_tells_little_of_what_a_clause_is():
     lengths, flagged = zip(
         *((len(clause.text), clause.label != "ordinary") for clause in CLAUSES), strict=True

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from companion import TextClassifier
 from companion.artifact import load_artifact, save_artifact
 from companion.labeled import WordDropoutBatches, class_weights, stratified_split
+from companion.rounds import Rounds
 
 SUBJECTS = [
     "the cat",
@@ -149,8 +150,17 @@ def test_threshold_decides_between_two_classes(binary):
         for binary.threshold in (0.01, 0.5, 0.99):
             expected = ["good" if p >= binary.threshold else "bad" for p in good]
             assert binary.predict(texts) == expected
+        binary.threshold = 0.9  # what is answered is "bad", at 0.25
+        assert binary.decide(np.array([[0.25, 0.75], [0.05, 0.95]]), abstain_below=0.7) == [None, "good"]
     finally:
         binary.threshold = threshold
+
+
+def test_a_threshold_is_not_tuned_on_one_class():
+    texts, labels = columns(TWO)
+    of_one = [text for text, label in zip(texts, labels, strict=True) if label == "good"][:3]
+    with pytest.raises(ValueError, match="validation texts of both classes; received only 'good'"):
+        trained(BAG, TWO, validation_data=(of_one, ["good"] * 3), tune_threshold=True, epochs=1)
 
 
 def test_threshold_is_tuned_on_the_validation_texts():
@@ -352,6 +362,31 @@ def test_a_failed_swap_brings_the_old_folder_back(tmp_path, monkeypatch, error):
     with pytest.raises(error, match="interrupted"):
         save_artifact(tmp_path / "a", "kind", 1, {"n": 2}, lambda folder: None)
     assert load_artifact(tmp_path / "a", "kind", 1) == {"n": 1}
+
+
+def test_what_a_killed_process_left_is_named(tmp_path):
+    place = tmp_path / "a"
+    save_artifact(place, "kind", 1, {"n": 1}, lambda folder: None)
+    (tmp_path / ".a-x1").mkdir()
+    place.rename(tmp_path / ".a-x1" / "old")  # and then it was killed
+    with pytest.raises(FileNotFoundError, match=r"killed while it saved left it in .*\.a-x1.old"):
+        load_artifact(place, "kind", 1)
+    batches = np.zeros(3)
+    with pytest.raises(FileNotFoundError, match="killed while it saved"):
+        Rounds(batches, patience=1, folder=place).resume(None)
+
+
+def test_what_is_replaced_while_it_is_read_is_refused(binary, tmp_path, monkeypatch):
+    binary.save(tmp_path / "saved")
+    load = keras.saving.load_model
+
+    def late(path, **settings):
+        (tmp_path / "saved" / "model.keras").with_name("config.json").write_text("{}")
+        return load(path, **settings)
+
+    monkeypatch.setattr(keras.saving, "load_model", late)
+    with pytest.raises(ValueError, match="saved was replaced while it was read; read it again"):
+        TextClassifier.load(tmp_path / "saved")
 
 
 def test_save_spares_a_folder_of_something_else(binary, tmp_path):

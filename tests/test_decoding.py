@@ -12,6 +12,7 @@ from companion import (
     EncoderBlock,
     RelativePositionBias,
     TokenPositionEmbedding,
+    causal_mask,
     gpt,
     lstm_seq2seq,
     padding_mask,
@@ -99,6 +100,16 @@ def test_a_mask_that_a_cache_cannot_hold_is_refused():
             ValueError, match=f"use_cache must be False unless .* received one of shape .*{shape}"
         ):
             decoder.start(1, 6)
+
+
+def test_a_constant_mask_needs_no_cache():
+    tokens = keras.Input((6,), dtype="int32")
+    x = TokenPositionEmbedding(V, 20, 8)(tokens)
+    x = DecoderBlock(8, 2, 16, cross_attention=False)(x, attention_mask=causal_mask(6))
+    decoder = Decoder(keras.Model(tokens, keras.layers.Dense(V)(x)))
+    assert decoder.whole([], ops.ones((1, 6), "int32")).shape == (1, 6, V)
+    with pytest.raises(ValueError, match="use_cache must be False unless each attention_mask is made of the"):
+        decoder.start(1, 6)
 
 
 @pytest.mark.parametrize("name", ["gpt", "shared_blocks"])

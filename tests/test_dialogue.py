@@ -23,7 +23,7 @@ from companion.dialogue import (
     threshold_at,
     weights_hash,
 )
-from companion.library import Docstring, eliza
+from companion.library import Docstring, Rule, eliza
 from companion.splits import near_duplicates, normalize
 
 DATA = Path(__file__).resolve().parents[1] / "data"
@@ -130,6 +130,18 @@ TURNS = [{"speaker": "user", "text": "a"}, {"speaker": "assistant", "text": "b"}
             json.dumps({"id": "x", "language": "en", "topic": "t", "turns": TURNS[:1]}),
             "in turn expected; found user",
         ),
+        *(
+            (
+                json.dumps({"id": "x", "language": "en", "topic": "t", "turns": turns}),
+                "line 1: turns of speaker and text expected; found",
+            )
+            for turns in (
+                "ab",
+                ["a", "b"],
+                [{"speaker": "user"}, TURNS[1]],
+                [TURNS[0] | {"text": " "}, TURNS[1]],
+            )
+        ),
     ],
 )
 def test_bad_dialogues_are_named(row, message, tmp_path):
@@ -181,6 +193,11 @@ def test_eliza_says_what_nltk_may_say():
         assert plain(eliza_reply(text, rules)) in possible
         assert eliza_reply(text, rules) == eliza_reply(text, rules)
     assert "your book" in eliza_reply("I need my book", rules)
+    rule = [Rule("Because (.*)", ("If %1, what else?",))]
+    assert (
+        eliza_reply("Because I am tired of you, my dear.", rule)
+        == "If you are tired of me, your dear, what else?"
+    )
     assert eliza_reply("anything", []) == ""
 
 

@@ -1,4 +1,5 @@
 import errno
+import functools
 import hashlib
 import http.server
 import io
@@ -250,6 +251,19 @@ def test_without_a_hash_there_is_a_warning_and_no_mixture(server, tmp_path):
     with pytest.warns(UserWarning, match="no hash is known for .*file.bin: what arrives is not checked"):
         assert download(f"{server.url}/file.bin", folder=tmp_path).read_bytes() == CONTENT
     assert server.requests == [("file.bin", None)]
+
+
+def test_bytes_are_counted_where_bars_are_disabled(server, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "tqdm", functools.partial(module.tqdm, disable=True))
+    with pytest.warns(UserWarning, match="no hash is known"):
+        assert download(f"{server.url}/file.bin", folder=tmp_path).read_bytes() == CONTENT
+    assert len(server.requests) == 1
+
+
+def test_another_address_of_the_same_name_is_another_file(server):
+    with pytest.warns(UserWarning, match="no hash is known"):
+        first, second = (download(f"{server.url}/{name}/file.bin") for name in ("v1", "v2"))
+    assert first != second and first.name == second.name == "file.bin" and len(server.requests) == 2
 
 
 @pytest.mark.parametrize("url", ["http://example.org/a.bin", "ftp://example.org/a.bin", "file:///etc/hosts"])

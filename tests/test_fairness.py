@@ -19,6 +19,7 @@ TEXTS = [f"he waited for train {number}" for number in range(40)]
         ("She or he?", "He or she?"),
         ("he's from New Port, not Old Mill", "she's from Old Mill, not New Port"),
         ("she_1 he2 他he", "she_1 he2 他he"),
+        ("ſhe left", "ſhe left"),  # a letter that matches s and is another
         ("", ""),
     ],
 )

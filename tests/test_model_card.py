@@ -31,6 +31,8 @@ def test_the_numbers_stand_in_a_table_in_their_section():
 def test_a_row_stays_a_row():
     card = model_card("A classifier", TEXTS, [Measurement("P(a|b)\n", 1, 0, "one\ntwo")])
     assert "| P(a/b) | 1.000 | 0.000 | one two |\n" in card
+    card = model_card("A classifier", TEXTS, [Measurement("alarms", 0.0004, -0.001, "of texts")])
+    assert "| alarms | 4.0e-04 | -0.001 | of texts |\n" in card
 
 
 @pytest.mark.parametrize("name", [name for name in SECTIONS if name != MEASURED])

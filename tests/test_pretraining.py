@@ -281,6 +281,18 @@ def test_one_row_with_a_label_too_many_is_noticed_in_a_large_batch():
     assert np.isfinite(trainer.evaluate(tokens, tokens, sample_weight=weights, **settings))
 
 
+def test_penalties_of_half_precision_and_of_each_row_are_added(rng):
+    keras.config.set_dtype_policy("mixed_bfloat16")
+    try:
+        tokens = keras.Input((T,), dtype="int32")
+        x = keras.layers.Dense(4, activity_regularizer="l2")(keras.layers.Embedding(V, 4)(tokens))
+        model = keras.Model(tokens, keras.layers.Dense(V)(x))
+    finally:
+        keras.config.set_dtype_policy("float32")
+    inputs, labels = examples(model, rng)
+    assert np.isfinite(compiled(model).train_on_batch(inputs, labels))
+
+
 @pytest.mark.parametrize("name", ["loss", "metrics", "weighted_metrics"])
 def test_a_loss_of_ones_own_is_refused(name):
     with pytest.raises(ValueError, match=f"{name} must be left out, .* received 'mse'"):

@@ -15,6 +15,7 @@ def test_what_is_written_is_read_back():
     assert read_review("id\r\na\r\n", {"id": str}) == [{"id": "a"}]
     assert read_review(write_review([], COLUMNS), COLUMNS) == []
     assert read_review("\ufeffid\r\n\r\na\r\n\r\n", {"id": str}) == [{"id": "a"}]  # as spreadsheets do
+    assert read_review("id,n\r\n,\r\na,b\r\n, \r\n", {"id": filled, "n": str}) == [{"id": "a", "n": "b"}]
 
 
 @pytest.mark.parametrize(
@@ -26,7 +27,7 @@ def test_what_is_written_is_read_back():
         ("id,text,confidence,verdict\na,b,.5\n", "row 1: 4 values expected; received 3"),
         ("id,text,confidence,verdict\na, ,.5,true\n", "row 1, text: a value expected"),
         ("id,text,confidence,verdict\na,b,1.5,true\n", "row 1, confidence: a number from 0 to 1 expected"),
-        ("id,text,confidence,verdict\na,b,nan,true\n", "row 1, confidence: a number"),
+        ("id,text,confidence,verdict\n,,,\na,b,nan,true\n", "row 2, confidence: a number"),
         ("id,text,confidence,verdict\na,b,sure,true\n", "row 1, confidence: a number"),
         ("id,text,confidence,verdict\na,b,1,yes\n", "row 1, verdict: one of true, false expected"),
         ("id,text,confidence,verdict\na,b,1,true\na,c,1,true\n", "row 2: each id must come once; 'a'"),

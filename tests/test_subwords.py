@@ -105,6 +105,7 @@ def test_sums_of_many_words(rng):
     [
         ((0, 3, 10), "min_n must be at least 1; received min_n=0"),
         ((3, 2, 10), "max_n must be at least 3; received max_n=2"),
+        ((3, 257, 10), "max_n must be at most 256; received max_n=257"),
         ((3, 6, 0), "buckets must be at least 1; received buckets=0"),
         ((3, 6, 2**31), "buckets must be at most 2147483647; received buckets=2147483648"),
     ],

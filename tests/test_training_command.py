@@ -1,6 +1,7 @@
 """`companion train`: the user's own files read, split, trained on, resumed and reported."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -155,6 +156,16 @@ def test_train_on_json_lines_replaces_a_classifier(trained, capsys):
     assert "epoch  3: loss" in printed and "companion predict --model" in printed
     assert main(["train", str(path), "--model", str(trained / "other"), *QUICK, *options]) == 0
     assert TextClassifier.load(trained / "other").seed == 1
+
+
+def test_the_folder_of_the_texts_is_not_replaced(trained, capsys):
+    folder = trained / "both"
+    shutil.copytree(trained / "model", folder)
+    shutil.copy(trained / "文.csv", folder)
+    assert main(["train", str(folder / "文.csv"), "--model", str(folder), *QUICK]) == 1
+    assert "--model must not hold" in capsys.readouterr().err
+    assert (folder / "文.csv").exists()
+    shutil.rmtree(folder)
 
 
 class Killed(BaseException):
