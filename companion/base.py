@@ -29,29 +29,27 @@ def computes_in_float16(model: keras.Model) -> bool:
     return any(layer.compute_dtype == "float16" for layer in model._flatten_layers())
 
 
+_new = takes_plain_numbers(keras.layers.Layer.__new__)
+
+
 class Layer(keras.layers.Layer):
     """A layer that may be made with NumPy's numbers: from its arguments Keras writes down how to load it."""
 
-    __new__ = takes_plain_numbers(keras.layers.Layer.__new__)
+    def __new__(cls, *args, dtype=None, **kwargs):  # the policy Keras writes down by itself, also an object
+        return _new(cls, *args, **kwargs)
 
     def get_config(self):
-        config = super().get_config()
-        parts = list(self._flatten_layers(include_self=False))
-        quantized = {part.path: _policy(part, part.path) for part in parts if part.quantization_mode}
+        for part in self._flatten_layers():  # one that was loaded has a map of policies, Dense wants its own
+            if isinstance(part.dtype_policy, keras.dtype_policies.DTypePolicyMap) and part.path:
+                part._dtype_policy = part.dtype_policy[part.path]
+        config, parts = super().get_config(), list(self._flatten_layers(include_self=False))
+        quantized = {part.path: part.dtype_policy for part in parts if part.quantization_mode}
         if quantized:  # or a saved copy would be made of layers that cannot hold these weights
-            policies = keras.dtype_policies.DTypePolicyMap(_policy(self), quantized)
+            policies = keras.dtype_policies.DTypePolicyMap(self.dtype_policy, quantized)
             config["dtype"] = keras.dtype_policies.serialize(policies)
         return config
 
     get_config._is_default = True  # Keras goes on to write down the arguments
-
-
-def _policy(layer, path=None):
-    """The one policy of a layer that may have a map of them, as those have that were loaded."""
-    policy = layer.dtype_policy
-    if isinstance(policy, keras.dtype_policies.DTypePolicyMap):
-        return policy[path] if path else policy.default_policy
-    return policy
 
 
 @keras.saving.register_keras_serializable("companion")

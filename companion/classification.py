@@ -121,13 +121,9 @@ class TextClassifier:
         train, held_out, classes = sides
         settings = balance, word_dropout, label_smoothing, learning_rate, batch_size, patience
         key = fingerprint(sides, self._arguments(), settings)
-        if tune_threshold and len(classes) != 2:
-            raise ValueError(f"tune_threshold needs two classes; received {len(classes)}.")
-        if tune_threshold and len(set(held_out[1])) != 2:
-            raise ValueError(
-                "tune_threshold needs validation texts of both classes; received only "
-                f"{', '.join(map(repr, set(held_out[1])))}."
-            )
+        if tune_threshold and not len(classes) == len(set(held_out[1])) == 2:
+            counts = f"{len(classes)}, {len(set(held_out[1]))} of them in the validation texts"
+            raise ValueError(f"tune_threshold needs two classes and texts of both; received {counts}.")
         keras.utils.set_random_seed(self.seed)
         fitted = copy.copy(self)  # if training fails, nothing of self has changed
         fitted.classes, fitted.threshold = classes, self.initial_threshold
@@ -235,11 +231,10 @@ class TextClassifier:
             ValueError: The folder is damaged, holds something else, or was saved by a newer companion.
         """
         with reading_artifact(folder, KIND, VERSION) as config:
-            classifier = cls(**config["arguments"])
-            for name in STATE:
-                setattr(classifier, name, config[name])
-            classifier.tokenizer = load_tokenizer(Path(folder, "tokenizer.json"))
-            classifier.model = keras.saving.load_model(Path(folder, "model.keras"), compile=False)
+            tokenizer = load_tokenizer(Path(folder, "tokenizer.json"))
+            model = keras.saving.load_model(Path(folder, "model.keras"), compile=False)
+        classifier = cls(**config["arguments"])
+        vars(classifier).update({name: config[name] for name in STATE}, tokenizer=tokenizer, model=model)
         return classifier
 
     def _arguments(self):

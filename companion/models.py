@@ -59,9 +59,8 @@ def transformer(
     embeddings. Marian's translation models (Junczys-Dowmunt et al. 2018) are norm_first=False, shared=True,
     activation="silu", epsilon=1e-5, positions="sinusoidal_halves".
     """
-    num_decoder_layers = num_layers if num_decoder_layers is None else num_decoder_layers
-    decoder_num_heads = num_heads if decoder_num_heads is None else decoder_num_heads
-    decoder_hidden_dim = hidden_dim if decoder_hidden_dim is None else decoder_hidden_dim
+    own = (num_decoder_layers, num_layers), (decoder_num_heads, num_heads), (decoder_hidden_dim, hidden_dim)
+    num_decoder_layers, *decoder_sizes = (same if given is None else given for given, same in own)
     check_at_least(1, num_layers=num_layers, num_decoder_layers=num_decoder_layers)
     if shared and source_vocabulary_size != target_vocabulary_size:
         raise ValueError(
@@ -85,11 +84,10 @@ def transformer(
     variant = {"norm_first": norm_first, "activation": activation, "epsilon": epsilon}
     source_mask = padding_mask(source_tokens, padding_id)
     sizes = model_dim, num_heads, hidden_dim, dropout
-    source = embed_source(source_tokens)
-    source = _encoded(source, num_layers, sizes, variant, attention_mask=source_mask)
+    source = _encoded(embed_source(source_tokens), num_layers, sizes, variant, attention_mask=source_mask)
     embed_target = embed_source if shared else embedding(target_vocabulary_size, name="target_embedding")
     target = embed_target(target_tokens)
-    sizes = model_dim, decoder_num_heads, decoder_hidden_dim, dropout
+    sizes = model_dim, *decoder_sizes, dropout
     target = _decoded(target, num_decoder_layers, sizes, variant, source=source, source_mask=source_mask)
     if shared:
         logits = embed_target(target, reverse=True)

@@ -10,9 +10,8 @@ import keras
 from companion.artifact import reading_artifact, save_artifact
 from companion.base import check_at_least, plain
 from companion.decoding import Decoder
-from companion.subwords import SubwordTokenizer
-from companion.text import load_tokenizer
-from companion.tokenizer import Tokenizer, WordTokenizer, checked_text
+from companion.text import SubwordTokenizer, WordTokenizer, load_tokenizer
+from companion.tokenizer import Tokenizer, checked_text
 
 VERSION = 1  # of the folder's layout
 

@@ -142,3 +142,9 @@ def test_dropout_in_half_precision_keeps_its_dtype():
 def test_dropout_refuses_rates_that_are_none(rate):
     with pytest.raises(ValueError, match=r"rate must lie in \[0, 1\); received rate="):
         Dropout(rate)
+
+
+def test_a_policy_given_as_an_object_is_written_down():
+    block = EncoderBlock(8, 2, 16, dtype=keras.DTypePolicy("mixed_bfloat16"))
+    again = EncoderBlock.from_config(block.get_config())
+    assert again.compute_dtype == again.attention.compute_dtype == "bfloat16" and again.dtype == "float32"

@@ -159,7 +159,7 @@ def test_threshold_decides_between_two_classes(binary):
 def test_a_threshold_is_not_tuned_on_one_class():
     texts, labels = columns(TWO)
     of_one = [text for text, label in zip(texts, labels, strict=True) if label == "good"][:3]
-    with pytest.raises(ValueError, match="validation texts of both classes; received only 'good'"):
+    with pytest.raises(ValueError, match="two classes and texts of both; received 2, 1 of them"):
         trained(BAG, TWO, validation_data=(of_one, ["good"] * 3), tune_threshold=True, epochs=1)
 
 
@@ -506,7 +506,7 @@ def test_fit_refuses_bad_data(data, error, message):
         ({"validation_fraction": float("nan")}, "validation_fraction must lie between 0 and 1; received nan"),
         ({"word_dropout": 1}, r"word_dropout must lie in \[0, 1\)"),
         ({"label_smoothing": -0.1}, r"label_smoothing must lie in \[0, 1\)"),
-        ({"tune_threshold": True}, "tune_threshold needs two classes; received 3"),
+        ({"tune_threshold": True}, "tune_threshold needs two classes and texts of both; received 3"),
         ({"validation_data": (["a"], ["new"])}, r"labels must be among .*; received labels\[0\]='new'"),
         ({"patience": -1}, "patience must be at least 0; received patience=-1"),
     ],

@@ -20,7 +20,7 @@ LENT = {
     "download": {"download"},  # called like its module
     "encoder": {"Block", "activation_named", "gelu_tanh", "normalization"},
     "classifiers": {"class_probabilities", "mean_of_real"},
-    "artifact": {"swap"},
+    "artifact": {"swap", "left_behind", "reading_artifact"},
     "generation": {"text_pieces"},
     "pretraining": {"vocabulary_head"},
     "pretrained_tokenizer": {"special_ids"},

@@ -89,9 +89,7 @@ def test_a_file_is_read_line_by_line(tmp_path):
 def test_what_is_no_story_is_refused_by_its_line(tmp_path, line):
     path = tmp_path / "stories.jsonl"
     path.write_text(json.dumps(STORY) + "\n" + line, encoding="utf-8")
-    with pytest.raises(
-        ValueError, match="line 2: (a JSON object|an object with id|questions with question) .*"
-    ):
+    with pytest.raises(ValueError, match="line 2: (a JSON object|an object with id|questions with question)"):
         read_stories(path)
 
 

@@ -115,6 +115,6 @@ def test_impossible_sizes_are_refused(arguments, message):
         ngram_rows("word", *arguments)
     with pytest.raises(ValueError, match=message):
         ngram_table(["word"], *arguments)
-    if "buckets" not in message:
+    if "at least" in message and "buckets" not in message:
         with pytest.raises(ValueError, match=message):
             character_ngrams("word", *arguments[:2])
