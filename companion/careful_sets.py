@@ -105,13 +105,10 @@ def read_notes(path: str | os.PathLike) -> list[Note]:
     """
     notes = []
     for place, record in json_rows(path, Note._fields):
-        try:
-            entities = tuple(
-                Entity(str(x["label"]), str(x["text"]), int(x["start"])) for x in record["entities"]
-            )
-        except (TypeError, KeyError, ValueError) as error:
+        if not isinstance(record["entities"], list) or not all(map(_is_entity, record["entities"])):
             found = f"{record['entities']!r:.60}"
-            raise ValueError(f"{place}: entities of label, text, start expected; found {found}.") from error
+            raise ValueError(f"{place}: entities of label, text, start expected; found {found}.")
+        entities = tuple(Entity(**entity) for entity in record["entities"])
         free = 0
         for entity in entities:
             if entity.start < free or record["text"][entity.start : entity.end] != entity.text:
@@ -122,3 +119,8 @@ def read_notes(path: str | os.PathLike) -> list[Note]:
             free = entity.end
         notes.append(Note(record["id"], record["text"], entities))
     return notes
+
+
+def _is_entity(entity):
+    kinds = {"label": str, "text": str, "start": int}
+    return isinstance(entity, dict) and {name: type(value) for name, value in entity.items()} == kinds

@@ -31,8 +31,8 @@ def count_cooccurrence(corpus: WordCorpus, window: int) -> Cooccurrence:
         window: Largest distance, at least 1.
     Returns:
         Cooccurrence with row <= column: one half of the symmetric matrix. A word beside itself counts once
-        for each of the two places. Memory: 16 bytes an entry, four times
-        as much while pairs are added, and a buffer of BUFFER pairs.
+        for each of the two places. Memory: 16 bytes an entry, four times as much while pairs are added, and
+        a buffer of BUFFER pairs.
     Source: Pennington et al. 2014, section 4.2. Differs: a sentence is cut where a piece of
         `companion.word_corpus.PIECE` tokens ends.
     """

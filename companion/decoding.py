@@ -38,8 +38,8 @@ class Decoder:
         self.vocabulary_size = shapes[0][-1]
         self._once, self._steps, self._kept = _cut(_calls(inputs, self.logits), self.target)
         self.blocks = [call for call in self._steps if isinstance(call.operation, DecoderBlock)]
-        self._given = [_arguments(call).get("attention_mask") for call in self.blocks]
-        self._masks = list({mask: None for mask in self._given if isinstance(mask, keras.KerasTensor)})
+        self._own_masks = [_arguments(call).get("attention_mask") for call in self.blocks]
+        self._masks = list({mask: None for mask in self._own_masks if isinstance(mask, keras.KerasTensor)})
 
     def limits(self, tensor):
         """The vocabulary size and the greatest length of what reads an input; infinity: no limit is known."""
@@ -75,7 +75,7 @@ class Decoder:
             ValueError: An attention_mask says more than which tokens of the target are not attended.
         """
         made = {x for call in self._steps for x in call.output_tensors}
-        for mask in self._given:
+        for mask in self._own_masks:
             symbolic = isinstance(mask, keras.KerasTensor)  # a constant one has no hash
             if mask is not None and not (symbolic and mask in made and mask.ndim == 3 and mask.shape[1] == 1):
                 raise ValueError(

@@ -44,9 +44,9 @@ def local_client(
         epochs: Times through the data in a call, >= 1.
         batch_size: Rows of a step, in a new order each epoch, >= 1; None: all of them, a step per epoch.
     Returns:
-        Function of weights and an int seed, that gives the Update: of the order and of dropout (Keras's own,
-        on PyTorch, goes by PyTorch's seed). Without data it hands the weights back
-        with count 0.
+        Function of weights and an int seed, that gives the Update. The seed decides on the order and on
+        dropout (but on Keras's own on PyTorch, which goes by PyTorch's seed). Without data it hands the
+        weights back with count 0.
     Raises:
         ValueError: A number out of its range, inputs and targets of different lengths, or no compiled model.
     """
@@ -59,7 +59,7 @@ def local_client(
         raise ValueError("model must be compiled; received one that is not.")
     model.optimizer.build(model.trainable_variables)
     fresh = [ops.convert_to_numpy(variable) for variable in model.optimizer.variables]
-    dropouts = [variable for variable in model.variables if variable.name == "seed_generator_state"]
+    generators = [variable for variable in model.variables if variable.name == "seed_generator_state"]
     size = max(len(inputs), 1) if batch_size is None else batch_size
 
     def client(weights, seed):
@@ -67,7 +67,7 @@ def local_client(
         for variable, value in zip(model.optimizer.variables, fresh, strict=True):
             variable.assign(value)
         random = np.random.default_rng(seed)
-        for number, state in enumerate(dropouts, start=1):
+        for number, state in enumerate(generators, start=1):
             state.assign(np.random.default_rng([seed, number]).integers(2**31, size=2))
         for _ in range(epochs):
             order = random.permutation(len(inputs))

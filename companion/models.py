@@ -54,7 +54,7 @@ def transformer(
         Model from {"source_tokens": (B, S) int, "target_tokens": (B, T) int} to logits (B, T, V) float32 over
         the target vocabulary. Targets are padded on the right, where a causal model does not look.
     Raises:
-        ValueError: num_layers below 1, sizes of a shared vocabulary that differ, or as the blocks.
+        ValueError: A number of blocks below 1, sizes of a shared vocabulary that differ, or as the blocks.
     Source: Vaswani et al. 2017, section 3 and figure 1. Differs: by default normalizes first, with separate
     embeddings. Marian's translation models (Junczys-Dowmunt et al. 2018) are norm_first=False, shared=True,
     activation="silu", epsilon=1e-5, positions="sinusoidal_halves".
@@ -232,7 +232,7 @@ def t5(
         Model from {"source_tokens": (B, S) int, "target_tokens": (B, T) int} to logits (B, T, V) float32;
         S and T have no limit.
     Raises:
-        ValueError: num_layers below 1, or as `EncoderBlock` and `RelativePositionBias`.
+        ValueError: A number of blocks below 1, or as `EncoderBlock` and `RelativePositionBias`.
     Source: Raffel et al. 2020, section 2.1; v1.1: Shazeer 2020. Differs: no dropout after the last blocks.
     """
     num_decoder_layers = num_layers if num_decoder_layers is None else num_decoder_layers

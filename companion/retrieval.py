@@ -43,7 +43,13 @@ class WeightedMean(Layer):
 
 @keras.saving.register_keras_serializable("companion")
 class UnitLength(Layer):
-    """Vectors (..., M) divided by their length; zeros stay zeros."""
+    """`unit_length` as a layer.
+
+    Call arguments:
+        vectors: (..., M) float.
+    Returns:
+        The same shape and dtype, of length 1; zeros for zeros.
+    """
 
     def call(self, vectors):
         return unit_length(vectors)

@@ -11,7 +11,7 @@ OFFSET_BASIS, PRIME = 2166136261, 16777619
 END_OF_SENTENCE = "</s>"
 MOST_BUCKETS = 2**31 - 1  # files hold the number as int32
 MOST_CHARACTERS = 256  # of an n-gram; fastText's own have up to 6
-BLOCK = 256  # words whose rows are alive at once
+SUMMED = 256  # words whose rows are added up at once
 BLOCK = 1 << 14  # words whose n-grams are cut at once
 
 
@@ -141,8 +141,8 @@ class Subwords(NamedTuple):
         """
         sums = np.zeros((len(words), self.table.shape[1]), np.float32)
         numbers = np.zeros(len(words), np.int64)
-        for start in range(0, len(words), BLOCK):
-            block = slice(start, start + BLOCK)
+        for start in range(0, len(words), SUMMED):
+            block = slice(start, start + SUMMED)
             rows, starts = ngram_table(words[block], self.min_n, self.max_n, len(self.table))
             numbers[block] = np.diff(starts)
             some = np.flatnonzero(numbers[block])  # reduceat has no empty runs

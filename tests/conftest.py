@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -40,6 +41,21 @@ def seeded():
 @pytest.fixture
 def rng():
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def under_policy():
+    """`with under_policy("mixed_float16"):` what is made has this dtype policy."""
+
+    @contextmanager
+    def under(policy):
+        keras.config.set_dtype_policy(policy)
+        try:
+            yield
+        finally:
+            keras.config.set_dtype_policy("float32")
+
+    return under
 
 
 @pytest.fixture

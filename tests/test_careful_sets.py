@@ -194,7 +194,13 @@ def test_a_line_that_is_no_note_is_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "entity", ["Ann", {"label": "NAME", "text": "Ann"}, {"start": "x", "text": "", "label": ""}]
+    "entity",
+    [
+        "Ann",
+        {"label": "NAME", "text": "Ann"},
+        {"label": None, "text": "Ann", "start": 0},
+        {"start": "x", "text": "", "label": ""},
+    ],
 )
 def test_an_entity_without_its_place_is_named(tmp_path, entity):
     path = tmp_path / "some.jsonl"

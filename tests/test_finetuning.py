@@ -128,12 +128,9 @@ def test_what_is_excluded_from_decay_does_not_decay():
     assert not changes["first/kernel"].any() and changes["second/kernel"].any()
 
 
-def test_the_loss_of_a_float16_model_is_scaled_whatever_the_policy_when_it_is_trained():
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
+def test_the_loss_of_a_float16_model_is_scaled_whatever_the_policy_when_it_is_trained(under_policy):
+    with under_policy("mixed_float16"):
         base = small_bert()
-    finally:
-        keras.config.set_dtype_policy("float32")
     model = classifier(base, 2)
     batches = Batches(texts(8)[0], np.arange(8) % 2)
     fine_tune(model, batches, batches, 0.01, epochs=1, verbose=0)

@@ -251,12 +251,9 @@ def test_a_model_that_has_written_saves_and_loads(tmp_path):
 
 
 @pytest.mark.parametrize(("policy", "strategy"), [("mixed_float16", "beam"), ("mixed_bfloat16", "sample")])
-def test_half_precision_writes(policy, strategy):
-    keras.config.set_dtype_policy(policy)
-    try:
+def test_half_precision_writes(policy, strategy, under_policy):
+    with under_policy(policy):
         made = t5(V, 8, 2, 16, 1)
-    finally:
-        keras.config.set_dtype_policy("float32")
     tokens = generate(made, PROMPTS, max_length=5, strategy=strategy, seed=0)
     assert tokens.min() >= 0 and tokens.max() < V
 

@@ -154,13 +154,10 @@ def test_the_head_shares_the_weights_of_the_model():
     assert all(any(weight is one for one in head.weights) for weight in model.get_layer("encoder_0").weights)
 
 
-def test_outputs_are_float32_in_mixed_precision_and_heads_save_and_load(tmp_path):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+def test_outputs_are_float32_in_mixed_precision_and_heads_save_and_load(tmp_path, under_policy):
+    with under_policy("mixed_bfloat16"):
         model = small_bert()
         heads = classifier(model, 3), tagger(model, 3), span_finder(model)
-    finally:
-        keras.config.set_dtype_policy("float32")
     for head in heads:
         head.save(tmp_path / "head.keras")
         loaded = keras.saving.load_model(tmp_path / "head.keras")

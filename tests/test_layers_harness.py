@@ -142,16 +142,13 @@ def test_training_is_the_same_compiled_and_not(make, rng):
 
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16", "float64"])
 @pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
-def test_dtype_policies(make, policy, rng):
+def test_dtype_policies(make, policy, rng, under_policy):
     """A layer passes its policy on: computed in one dtype, kept in another, close to float32."""
     if BACKEND == "jax" and policy == "float64":
         pytest.skip("JAX has no float64 unless the whole process asks for it")
     expected = make()
-    keras.config.set_dtype_policy(policy)
-    try:
+    with under_policy(policy):
         model = make()
-    finally:
-        keras.config.set_dtype_policy("float32")
     model.set_weights(expected.get_weights())
     inputs = example(model, rng)
     output, reference = (keras.ops.cast(model(inputs), "float32") for model in (model, expected))

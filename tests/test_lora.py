@@ -212,13 +212,10 @@ def test_a_copy_generates_what_the_merged_model_does(randomized):
     np.testing.assert_array_equal(ours, merged)
 
 
-def test_mixed_precision():
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+def test_mixed_precision(under_policy):
+    with under_policy("mixed_bfloat16"):
         copy = trained(add_lora(gpt(12, 16, 8, 2, 16, 1), 2, targets=TARGETS))
         merged = merge_lora(copy)
-    finally:
-        keras.config.set_dtype_policy("float32")
     block = copy.get_layer("decoder_0")
     assert {weight.dtype for weight in block.weights} == {"float32"}
     assert {adapter.compute_dtype for adapter in block.adapters} == {"bfloat16"}

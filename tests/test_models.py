@@ -186,13 +186,10 @@ def test_a_sequence_model_learns(make, rng):
 @backend
 @each_model
 @pytest.mark.parametrize("policy", ["mixed_float16", "mixed_bfloat16"])
-def test_mixed_precision_is_close_to_float32(make, inputs, policy):
+def test_mixed_precision_is_close_to_float32(make, inputs, policy, under_policy):
     expected, weights = (model := make()) and outputs(model, inputs), model.get_weights()
-    keras.config.set_dtype_policy(policy)
-    try:
+    with under_policy(policy):
         mixed = make()
-    finally:
-        keras.config.set_dtype_policy("float32")
     mixed.set_weights(weights)
     actual = outputs(mixed, inputs)
     assert actual.dtype == np.float32 and all(weight.dtype == "float32" for weight in mixed.trainable_weights)

@@ -281,16 +281,17 @@ def test_one_row_with_a_label_too_many_is_noticed_in_a_large_batch():
     assert np.isfinite(trainer.evaluate(tokens, tokens, sample_weight=weights, **settings))
 
 
-def test_penalties_of_half_precision_and_of_each_row_are_added(rng):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+def test_a_penalty_in_half_precision_is_added(rng, under_policy):
+    with under_policy("mixed_bfloat16"):
         tokens = keras.Input((T,), dtype="int32")
-        x = keras.layers.Dense(4, activity_regularizer="l2")(keras.layers.Embedding(V, 4)(tokens))
+        penalized = keras.layers.Dense(4, activity_regularizer="l2")
+        x = penalized(keras.layers.Embedding(V, 4)(tokens))
         model = keras.Model(tokens, keras.layers.Dense(V)(x))
-    finally:
-        keras.config.set_dtype_policy("float32")
     inputs, labels = examples(model, rng)
-    assert np.isfinite(compiled(model).train_on_batch(inputs, labels))
+    before = penalized.kernel.numpy().copy()
+    compiled(model).train_on_batch(inputs, labels, sample_weight=np.zeros(labels.shape))
+    after = penalized.kernel.numpy()  # nothing is asked for: the penalty alone
+    assert np.isfinite(after).all() and (after != before).any()
 
 
 @pytest.mark.parametrize("name", ["loss", "metrics", "weighted_metrics"])
@@ -340,12 +341,9 @@ def test_a_model_learns_what_comes_next(xla):
     assert losses[0] > 3 and losses[-1] < 0.3
 
 
-def test_mixed_precision_trains(rng):
-    keras.config.set_dtype_policy("mixed_bfloat16")
-    try:
+def test_mixed_precision_trains(rng, under_policy):
+    with under_policy("mixed_bfloat16"):
         model = gpt(V, T, **SIZES)
-    finally:
-        keras.config.set_dtype_policy("float32")
     inputs, labels = examples(model, rng)
     trainer = compiled(model)
     exact = negative_log_likelihood(model, inputs, labels).mean()
@@ -353,12 +351,9 @@ def test_mixed_precision_trains(rng):
     assert np.isfinite(trainer.train_on_batch(inputs, labels))
 
 
-def test_the_loss_of_a_float16_model_is_scaled_whatever_the_policy_when_it_is_trained(rng):
-    keras.config.set_dtype_policy("mixed_float16")
-    try:
+def test_the_loss_of_a_float16_model_is_scaled_whatever_the_policy_when_it_is_trained(rng, under_policy):
+    with under_policy("mixed_float16"):
         model = gpt(V, T, **SIZES)
-    finally:
-        keras.config.set_dtype_policy("float32")
     inputs, labels = examples(model, rng)
     trainer = compiled(model)
     assert isinstance(trainer.optimizer, keras.optimizers.LossScaleOptimizer)

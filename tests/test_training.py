@@ -136,12 +136,9 @@ def test_a_folder_without_checkpoints_is_a_beginning(tmp_path):
     assert Checkpoint(tmp_path, every=1).resume(made()) == 0
 
 
-def test_half_precision_variables_come_back(tmp_path):
-    keras.config.set_dtype_policy("bfloat16")
-    try:
+def test_half_precision_variables_come_back(tmp_path, under_policy):
+    with under_policy("bfloat16"):
         trainer, other = made(), made(seed=1)
-    finally:
-        keras.config.set_dtype_policy("float32")
     train(trainer, stop=1, callbacks=[Checkpoint(tmp_path, every=1)])
     assert Checkpoint(tmp_path, every=1).resume(other) == 1
     for one, two in zip(state(trainer), state(other), strict=True):
